@@ -1,0 +1,42 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Both set up what they need.
+SHELL := /bin/bash
+BIN := .venv/bin
+DATA ?=
+DATA_PATH ?=
+
+.PHONY: demo test test-fast lint format types setup lock bench docs clean help
+
+help:  ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+demo: setup  ## the main job on real data: Fashion-MNIST, or DATA=cifar10 [DATA_PATH=copy.npz or folder]
+	@$(BIN)/instar run $(if $(DATA),--preset $(DATA)) $(if $(DATA_PATH),--set data.source=$(if $(filter %.npz,$(DATA_PATH)),npz,folder) --set data.path=$(abspath $(DATA_PATH)))
+
+test: setup  ## all tests, the ones with real servers included
+	@$(BIN)/python -m pytest
+
+test-fast: setup  ## the unit tests, in seconds
+	@$(BIN)/python -m pytest -m "not slow"
+
+lint: setup  ## format, lint and types
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
+
+format: setup  ## let ruff rewrite
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+setup: .venv/.ready  ## the virtual environment, from requirements.lock
+
+.venv/.ready: requirements.lock pyproject.toml .ci/setup
+	@bash .ci/setup && touch $@
+
+lock: setup  ## pin the dependencies of pyproject.toml anew
+	@$(BIN)/uv pip compile --universal --python-version 3.11 --no-emit-index-url --no-header --no-annotate --extra dev pyproject.toml -o requirements.lock
+
+bench: setup  ## the figures of docs/benchmarks.md (quiet machine, minutes)
+	@$(BIN)/python -m benchmarks.throughput && $(BIN)/python -m benchmarks.prepare
+
+docs: setup  ## docs/params.md from the schema
+	@$(BIN)/instar params > docs/params.md
+
+clean:  ## remove what runs leave behind; keeps .venv and raw data
+	@rm -rf artifacts .instar mlruns mlartifacts mlflow.db* dvc.lock .dvc/cache .dvc/tmp

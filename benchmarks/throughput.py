@@ -1,0 +1,210 @@
+"""Pretraining throughput of each engine, as a share of the bare loop in the same run.
+
+The bare loop is forward + backward + optimizer step on views that lie in memory: what is left to
+1.00 is what loading, augmentation and Lightning cost. Runs take turns, so that a noisy machine
+hits all alike; the median of the turns is shown.
+
+    python -m benchmarks.throughput [--size 28] [--channels 1] [--seconds 10] [--turns 3] [--peer]
+
+`--peer` adds lightly's transforms and DataLoader (`pip install -e .[bench]`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from data.augment import build_augmenter
+from data.datamodule import ViewsDataModule
+from data.pack import pack
+from data.params import AugmentationParams, DataParams
+from data.store import PackedStore
+from models.encoders import build_encoder
+from models.methods import build_method
+from models.methods.method import Method
+from models.optimizers import build_optimizer, decay_groups
+from tasks.params import PretrainParams, load_params
+
+Batches = Iterator[dict[str, Any]]
+IMAGES = 8192
+
+
+def make_store(folder: Path, size: int, channels: int) -> PackedStore:
+    """A packed store of smooth random images: their content does not matter for speed."""
+    random = np.random.default_rng(0)
+    coarse = random.integers(0, 256, (IMAGES, 7, 7, channels), dtype=np.uint8)
+    images = coarse.repeat(-(-size // 7), 1).repeat(-(-size // 7), 2)[:, :size, :size]
+    labels = np.arange(IMAGES) % 10
+    np.savez(folder / "images.npz", train_images=images, train_labels=labels)
+    params = DataParams(
+        source="npz", path=str(folder / "images.npz"), size=size, channels=channels, seed=0
+    )
+    pack(params, folder / "packed")
+    return PackedStore.open(folder / "packed" / "store")
+
+
+def method_for(params: PretrainParams, store: PackedStore) -> Method:
+    """The method of params.yaml on a fresh encoder."""
+    shape = {name: store.manifest[name] for name in ("channels", "size", "mean", "std")}
+    return build_method(params.method, build_encoder(params.encoder, **shape, seed=0), seed=0)
+
+
+def train(method: Method, batches: Batches, batch_size: int, seconds: float) -> float:
+    """Images a second of plain training on `batches` for so long (after 5 steps of warm-up)."""
+    optimizer = build_optimizer("adamw", decay_groups(method, 1e-3, 1e-2))
+    method.train()
+    steps = started = 0.0
+    for number, batch in enumerate(batches):
+        if number == 5:
+            started = time.perf_counter()
+        loss = method.training_step(batch)["loss"]
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        if number >= 5:
+            steps += 1
+            if time.perf_counter() - started > seconds:
+                break
+    return steps * batch_size / (time.perf_counter() - started)
+
+
+def lightning_speed(
+    params: PretrainParams, store: PackedStore, engine: str, workers: int, seconds: float
+) -> float:
+    """Images a second of the real thing: Lightning's trainer over our DataModule."""
+    from datetime import timedelta
+
+    from lightning.pytorch import Callback, Trainer
+
+    from models.pretraining import Pretraining
+
+    class Clock(Callback):
+        first = last = 0.0
+        steps = 0
+
+        def on_train_batch_end(self, *_: Any) -> None:
+            self.last = time.perf_counter()
+            self.steps += 1
+            if self.steps == 5:
+                self.first = self.last
+
+    augmentation = params.augmentation.model_copy(update={"engine": engine})
+    data = ViewsDataModule(
+        store,
+        store.rows("train"),
+        augmentation,
+        views=2,
+        batch_size=params.batch_size,
+        seed=0,
+        workers=workers,
+    )
+    module = Pretraining(method_for(params, store), params.optimizer, 1000, 1000, seed=0)
+    clock = Clock()
+    trainer = Trainer(
+        max_time=timedelta(seconds=seconds + 3),
+        accelerator="cpu",
+        logger=False,
+        callbacks=[clock],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, data)
+    return (clock.steps - 5) * params.batch_size / (clock.last - clock.first)
+
+
+def in_memory(params: PretrainParams, store: PackedStore) -> Batches:
+    """The same batch of views again and again."""
+    manifest = store.manifest
+    augment = build_augmenter(params.augmentation, manifest["size"], manifest["channels"])
+    images = torch.from_numpy(store.gather(np.arange(params.batch_size)))
+    return itertools.repeat({"views": [augment(images, 0), augment(images, 1)]})
+
+
+def lightly_batches(params: PretrainParams, store: PackedStore, workers: int) -> Batches:
+    """lightly's SimCLR transform on PIL images, in a torch DataLoader, endlessly."""
+    from lightly.transforms import SimCLRTransform
+    from PIL import Image
+    from torch.utils.data import DataLoader, Dataset
+
+    size = params.augmentation.view_size or store.manifest["size"]
+    images = store.gather(np.arange(IMAGES))
+
+    class Pictures(Dataset):
+        def __init__(self) -> None:
+            # No blur: lightly turns it off for small images, and so do we.
+            self.transform = SimCLRTransform(input_size=size, gaussian_blur=0.0)
+
+        def __len__(self) -> int:
+            return len(images)
+
+        def __getitem__(self, row: int) -> list[torch.Tensor]:
+            views = self.transform(Image.fromarray(images[row].squeeze()).convert("RGB"))
+            return [view[: images.shape[3]] for view in views]
+
+    loader = DataLoader(
+        Pictures(), params.batch_size, shuffle=True, drop_last=True, num_workers=workers
+    )
+    while True:
+        for views in loader:
+            yield {"views": [v.contiguous(memory_format=torch.channels_last) for v in views]}
+
+
+def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, list[float]]:
+    """Images a second of each contender, a value a turn."""
+    params = load_params().pretrain
+    torch.set_num_threads(params.threads)
+    store = make_store(folder, arguments.size, arguments.channels)
+    if arguments.size != load_params().data.size:
+        whole = params.augmentation.model_copy(update={"view_size": None})
+        params = params.model_copy(update={"augmentation": whole})
+    size, seconds = params.batch_size, arguments.seconds
+    contenders: dict[str, Callable[[], float]] = {
+        "bare loop": lambda: train(
+            method_for(params, store), in_memory(params, store), size, seconds
+        ),
+        "instar batched": lambda: lightning_speed(params, store, "batched", 0, seconds),
+        "instar albumentations, 2 workers": lambda: lightning_speed(
+            params, store, "albumentations", 2, seconds
+        ),
+    }
+    if arguments.peer:
+        for workers in (0, 2):
+            contenders[f"lightly transforms, {workers} workers"] = lambda w=workers: train(
+                method_for(params, store), lightly_batches(params, store, w), size, seconds
+            )
+    speeds: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(arguments.turns):
+        for name, run in contenders.items():
+            speeds[name].append(run())
+    return speeds
+
+
+def main() -> None:
+    """Measure and print a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", type=int, default=28, help="side of the images, pixels")
+    parser.add_argument("--channels", type=int, default=1, choices=(1, 3))
+    parser.add_argument("--seconds", type=float, default=10, help="measured time of each run")
+    parser.add_argument("--turns", type=int, default=3, help="the median of so many is shown")
+    parser.add_argument("--peer", action="store_true", help="measure lightly as well")
+    with tempfile.TemporaryDirectory() as folder:
+        speeds = measure(parser.parse_args(), Path(folder))
+    bare = speeds["bare loop"]
+    print("\n| pretraining | images/s | share of the bare loop |\n|---|---|---|")
+    for name, values in speeds.items():
+        share = statistics.median(v / b for v, b in zip(values, bare, strict=True))
+        print(f"| {name} | {statistics.median(values):,.0f} | {share:.2f} |")
+
+
+if __name__ == "__main__":
+    main()

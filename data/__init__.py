@@ -1,0 +1,1 @@
+"""What is learned from: sources, the packed store, splits, augmentation, batches."""

@@ -1,0 +1,66 @@
+"""Samples to canvases on all cores, in order, with a bounded number of images in flight."""
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from hashlib import sha256
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+
+from data.errors import DataError
+from data.reading import decode, to_canvas
+from data.sources import Sample
+
+# Large enough that handing over costs nothing beside the work, small enough to stay in cache.
+CHUNK = 32
+
+
+class Canvas(NamedTuple):
+    """What became of one sample: pixels and their SHA-256, or the reason why there are none."""
+
+    sample: Sample
+    pixels: np.ndarray | None
+    digest: bytes | None
+    reason: str | None
+
+
+def canvases(samples: Iterable[Sample], size: int, channels: int) -> Iterator[Canvas]:
+    """Decode, validate and resize `samples`, keeping their order.
+
+    Threads suffice: Pillow lets go of the interpreter while it decodes and resizes.
+    """
+    threads = min(8, len(os.sched_getaffinity(0)))
+    stream = iter(samples)
+    with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
+        pending: deque[Future[list[Canvas]]] = deque()
+        try:
+            while chunk := list(islice(stream, CHUNK)):
+                pending.append(pool.submit(_decode_all, chunk, size, channels))
+                if len(pending) > 2 * threads:
+                    yield from pending.popleft().result()
+            while pending:
+                yield from pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def _decode_all(chunk: list[Sample], size: int, channels: int) -> list[Canvas]:
+    return [_decode_one(sample, size, channels) for sample in chunk]
+
+
+def _decode_one(sample: Sample, size: int, channels: int) -> Canvas:
+    content = sample.content
+    try:
+        image = content if isinstance(content, np.ndarray) else decode(content())
+        pixels = to_canvas(image, size, channels)
+    except DataError as error:
+        return Canvas(sample, None, None, str(error))
+    # A file that cannot be read (permissions, a bad disk block, a damaged zip member) is as lost
+    # as one that cannot be decoded, and no reason to lose the others.
+    except Exception as error:
+        return Canvas(sample, None, None, f"cannot be read: {error or type(error).__name__}")
+    return Canvas(sample, pixels, sha256(pixels).digest(), None)

@@ -1,0 +1,119 @@
+"""Which samples are kept: exact duplicates and contradictory labels are found here."""
+
+import hashlib
+
+import numpy as np
+import pyarrow as pa
+
+from data.sources import Sample, Split
+
+
+class Ledger:
+    """The index table in the making: a row for each sample, the kept ones in the order of their
+    pixels, then the refused ones.
+
+    It holds some 300 bytes a sample, and no pixels.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[bytes, int] = {}
+        self._digests: list[bytes] = []
+        self._sources: list[str] = []
+        self._splits: list[Split | None] = []
+        self._labels: list[int] = []
+        self._reasons: dict[int, str] = {}
+        self._refused: list[tuple[str, bytes | None, str]] = []
+        self.duplicates = 0
+
+    @property
+    def kept(self) -> int:
+        """Number of samples with pixels in the store."""
+        return len(self._sources)
+
+    @property
+    def quarantined(self) -> int:
+        """Number of samples that are in no split, duplicates not counted."""
+        return len(self._refused) + len(self._reasons) - self.duplicates
+
+    def first_reason(self) -> str:
+        """Source and reason of the first refused sample."""
+        source, _, reason = self._refused[0]
+        return f"{source}: {reason}"
+
+    def refuse(self, sample: Sample, reason: str) -> None:
+        """Quarantine a sample without pixels."""
+        self._refused.append((sample.source, None, reason))
+
+    def admit(self, sample: Sample, digest: bytes) -> bool:
+        """Enter a sample by the SHA-256 of its pixels.
+
+        Returns:
+            Whether its pixels belong into the store. They do not if the same pixels came before;
+            if these carried another label, neither can be trusted and the former leaves its split.
+        """
+        row = self._seen.setdefault(digest, self.kept)
+        if row == self.kept:
+            self._digests.append(digest)
+            self._sources.append(sample.source)
+            self._splits.append(sample.split)
+            self._labels.append(-1 if sample.label is None else sample.label)
+            return True
+        first = self._sources[row]
+        if sample.label is not None and sample.label != self._labels[row] >= 0:
+            # The reason names no label: one of the two may be a test image's.
+            self._reasons.setdefault(row, f"{sample.source} has the same pixels, another label")
+            self._splits[row] = None
+            reason = f"{first} has the same pixels, another label"
+        else:
+            self.duplicates += 1
+            reason = f"duplicate of {first}"
+        self._refused.append((sample.source, digest, reason))
+        return False
+
+    def splits(self) -> np.ndarray:
+        """Split of each kept row: "train", "test", "unlabelled", or "" if quarantined; (N,)."""
+        return np.array([split or "" for split in self._splits], dtype="U10")
+
+    def labels(self) -> np.ndarray:
+        """Label of each kept row, -1 for none; (N,) int64."""
+        return np.array(self._labels, dtype=np.int64)
+
+    def ids(self) -> list[str]:
+        """A short name of each row, made of its source's name alone: 16 hex digits."""
+        sources = [*self._sources, *(source for source, _, _ in self._refused)]
+        return [
+            hashlib.blake2b(s.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
+            for s in sources
+        ]
+
+    def table(self, splits: np.ndarray) -> pa.Table:
+        """The index as it is stored.
+
+        Args:
+            splits: Final split of each kept row, "" for none; (N,). Labels of "test" are left out.
+        """
+        refused = len(self._refused)
+        labels = self.labels()
+        hidden = (labels < 0) | (splits != "train")
+        names = [*self._sources, *(source for source, _, _ in self._refused)]
+        digests = [*self._digests, *(digest for _, digest, _ in self._refused)]
+        reasons = [*map(self._reasons.get, range(self.kept)), *(r for _, _, r in self._refused)]
+        return pa.table(
+            {
+                "id": pa.array(self.ids(), pa.string()),
+                "source": pa.array([_printable(name) for name in names], pa.string()),
+                "sha256": pa.array([d and d.hex() for d in digests], pa.string()),
+                "split": pa.array(
+                    [*(s or None for s in splits.tolist()), *[None] * refused], pa.string()
+                ),
+                "label": pa.concat_arrays(
+                    [pa.array(labels, pa.int64(), mask=hidden), pa.nulls(refused, pa.int64())]
+                ),
+                "reason": pa.array([r and _printable(r) for r in reasons], pa.string()),
+            }
+        )
+
+
+def _printable(text: str) -> str:
+    """File names are bytes; those that are no UTF-8 would not fit into the table."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

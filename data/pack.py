@@ -1,0 +1,232 @@
+"""From a source to a packed store: read, validate, quarantine, de-duplicate, resize once, split.
+
+The bytes written depend on the source and the params alone. Memory holds one shard and the index,
+never the images.
+"""
+
+import json
+import math
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.decoding import canvases
+from data.errors import DataError
+from data.ledger import Ledger
+from data.params import DataParams
+from data.shards import ShardWriter, file_sha256, images_per_shard, require_space, shard_name
+from data.sources import Source, open_source
+from data.splits import stratified_split
+from data.store import FORMAT, INDEX, MANIFEST, manifest_digest
+
+Progress = Callable[[str, int, int | None], None]
+
+REPORT_EVERY = 1000
+
+
+@dataclass(frozen=True)
+class PackSummary:
+    """What packing found, in counts of images."""
+
+    train: int
+    """Images in the train split, unlabelled ones included."""
+    test: int
+    unlabelled: int
+    """Those of the train split without a label."""
+    duplicates: int
+    """Dropped since the same pixels came before."""
+    quarantined: int
+    """Left out for another reason; each row of the index says which."""
+    classes: list[str]
+    train_per_class: list[int]
+    size: int
+    channels: int
+    mean: list[float]
+    """Per channel over train, of values in [0, 1]."""
+    std: list[float]
+    digest: str
+    """Checksum of the whole store."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def pack(params: DataParams, out: Path, progress: Progress = lambda *_: None) -> PackSummary:
+    """Pack the source that `params` names into ``out/store`` and ``out/test_labels.parquet``.
+
+    Both are replaced at the very end, so that a pack that was cut off leaves what was there.
+
+    Args:
+        params: Source, size, channels, test split.
+        out: Folder; made if need be.
+        progress: Called as ``progress("pack", images read, images in all)``.
+
+    Raises:
+        DataError: The source cannot be used, nothing in it can, or the disk is full.
+    """
+    out = Path(out)
+    with closing(open_source(params)) as source, _staging(out) as staging:
+        pixel_bytes = source.total * params.size**2 * params.channels
+        require_space(staging, pixel_bytes + 300 * source.total)
+        ledger, shards = _write_images(source, params, staging / "store", progress)
+        splits = _final_splits(source, ledger, params)
+        test = splits == "test"
+        labels = ledger.labels()
+        _write_table(ledger.table(splits), staging / "store" / INDEX)
+        _write_test_labels(ledger, test, staging / "test_labels.parquet")
+        per_class = np.bincount(
+            labels[(splits == "train") & (labels >= 0)], minlength=len(source.classes)
+        )
+        mean, std = _moments(staging / "store", len(shards), splits == "train")
+        counts = {
+            "train": int((splits == "train").sum()),
+            "test": int(test.sum()),
+            "unlabelled": int(((splits == "train") & (labels < 0)).sum()),
+            "duplicates": ledger.duplicates,
+            "quarantined": ledger.quarantined,
+        }
+        manifest = {
+            "format": FORMAT,
+            "size": params.size,
+            "channels": params.channels,
+            "dtype": "uint8",
+            "count": ledger.kept,
+            "classes": source.classes,
+            "mean": mean,
+            "std": std,
+            "counts": counts,
+            "shards": shards,
+            "index": {"name": INDEX, "sha256": file_sha256(staging / "store" / INDEX)},
+        }
+        manifest["digest"] = manifest_digest(manifest)
+        text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+        (staging / "store" / MANIFEST).write_text(text, encoding="utf-8")
+    return PackSummary(
+        **counts,
+        classes=source.classes,
+        train_per_class=per_class.tolist(),
+        size=params.size,
+        channels=params.channels,
+        mean=mean,
+        std=std,
+        digest=manifest["digest"],
+    )
+
+
+@contextmanager
+def _staging(out: Path) -> Iterator[Path]:
+    """A hidden folder beside `out`, whose content moves into `out` if all goes well."""
+    staging = out.parent / f".{out.name}.partial"
+    shutil.rmtree(staging, ignore_errors=True)
+    (staging / "store").mkdir(parents=True)
+    try:
+        yield staging
+        out.mkdir(exist_ok=True)
+        if (out / "store").exists():
+            shutil.rmtree(out / "store")
+        for name in ("store", "test_labels.parquet"):
+            os.replace(staging / name, out / name)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _write_images(
+    source: Source, params: DataParams, folder: Path, progress: Progress
+) -> tuple[Ledger, list[dict[str, str | int]]]:
+    ledger = Ledger()
+    writer = ShardWriter(folder, params.size, params.channels, source.total)
+    with warnings.catch_warnings():
+        # Pillow warns of images that it finds large; the limit here refuses them with a reason.
+        warnings.simplefilter("ignore")
+        decoded = canvases(source.samples(), params.size, params.channels)
+        for done, (sample, pixels, digest, reason) in enumerate(decoded, start=1):
+            if pixels is None or digest is None:
+                ledger.refuse(sample, reason or "")
+            elif ledger.admit(sample, digest):
+                writer.append(pixels)
+            if done % REPORT_EVERY == 0 or done == source.total:
+                progress("pack", done, source.total)
+    writer.flush()
+    if not ledger.kept:
+        raise DataError(
+            f"none of the {source.total} images can be used; the first, {ledger.first_reason()}."
+        )
+    return ledger, writer.shards
+
+
+def _final_splits(source: Source, ledger: Ledger, params: DataParams) -> np.ndarray:
+    """Split of each kept row: "train", "test" or "" (quarantined); (N,)."""
+    splits, labels = ledger.splits(), ledger.labels()
+    if not source.has_test:
+        splits[_split_off(source.classes, splits, labels, params)] = "test"
+    elif not (splits == "test").any():
+        raise DataError("none of the test images can be used; see that they are not damaged.")
+    for number, name in enumerate(source.classes):
+        if not ((labels == number) & (splits == "train")).any():
+            raise DataError(
+                f"class {name!r} has no usable training image (damaged, or duplicates of images "
+                "in the test set or in another class); add images or remove the class."
+            )
+    splits[splits == "unlabelled"] = "train"
+    return splits
+
+
+def _split_off(
+    classes: list[str], splits: np.ndarray, labels: np.ndarray, params: DataParams
+) -> np.ndarray:
+    candidates = np.where(splits == "train", labels, -1)
+    counts = np.bincount(candidates[candidates >= 0], minlength=len(classes))
+    if counts.min() < 2:
+        raise DataError(
+            f"class {classes[int(counts.argmin())]!r} has {counts.min()} usable images, so none "
+            "can be split off for the test; add images, or bring a test set."
+        )
+    return stratified_split(candidates, params.test_fraction, params.seed)
+
+
+def _moments(folder: Path, shards: int, train: np.ndarray) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation per channel over `train`, exact: from counts of pixel values."""
+    counts: np.ndarray | None = None
+    start = 0
+    for number in range(shards):
+        images = np.load(folder / shard_name(number), mmap_mode="r", allow_pickle=False)
+        if counts is None:
+            block = max(1, images_per_shard(*images.shape[2:]) // 16)
+            counts = np.zeros((images.shape[3], 256), np.int64)
+        for offset in range(0, len(images), block):
+            chosen = train[start + offset : start + min(offset + block, len(images))]
+            pixels = images[offset : offset + block][chosen]
+            for channel in range(len(counts)):
+                counts[channel] += np.bincount(pixels[..., channel].ravel(), minlength=256)
+        start += len(images)
+    mean, std = [], []
+    for histogram in counts.tolist():
+        total = sum(histogram)
+        first = sum(n * value for value, n in enumerate(histogram)) / total
+        variance = sum(n * (value - first) ** 2 for value, n in enumerate(histogram)) / total
+        mean.append(first / 255)
+        # Images are divided by it; of constant images it would be zero.
+        std.append(max(math.sqrt(variance), 1.0) / 255)
+    return mean, std
+
+
+def _write_table(table: Any, path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    pq.write_table(table, path, compression="zstd", row_group_size=1 << 20)
+
+
+def _write_test_labels(ledger: Ledger, test: np.ndarray, path: Path) -> None:
+    import pyarrow as pa
+
+    ids = np.array(ledger.ids()[: ledger.kept])[test]
+    labels = pa.array(ledger.labels()[test], pa.int64())
+    _write_table(pa.table({"id": pa.array(ids.tolist(), pa.string()), "label": labels}), path)

@@ -1,0 +1,232 @@
+"""The `instar` command. Everything heavy is imported inside the commands: help must be instant."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="instar",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,  # rich's help alone costs more than the rest of the start
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Unlabelled data and 1% of labels in, a registered and reproducible model out.\n\n"
+    "Start with `instar check`, then `instar run`, then `instar ui`.",
+)
+
+GATE_SAID_NO = 3
+INTERRUPTED = 130
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+PoolOption = Annotated[str, typer.Option(help="The Prefect work pool.")]
+
+
+@app.command(epilog="Example:  instar run --preset cifar10 -S finetune.label_fraction=0.05")
+def run(
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", "-S", metavar="KEY=VALUE", help="Edit params.yaml first."),
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="Merge examples/NAME.yaml into params.yaml first.")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for a run that is going on.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Retrain here, from the images to the gate.
+
+    Stages: prepare, pretrain, finetune, evaluate; then register and gate.
+
+    What did not change is not computed again. Exit status 3: the gate refused the new model.
+    """
+    from flows.here import run_here
+
+    result = run_here(Path.cwd(), assignments or [], preset, wait, quiet=as_json)
+    if as_json:
+        print(json.dumps(result, indent=2))
+    else:
+        from rich.console import Console
+
+        from flows.summary import show
+
+        show(result, Console())
+    if result["gate"]["outcome"] == "refused":
+        raise typer.Exit(GATE_SAID_NO)
+
+
+@app.command("set", epilog="Example:  instar set pretrain.epochs=20 data.source=cifar10")
+def set_(
+    assignments: Annotated[list[str], typer.Argument(metavar="KEY=VALUE...")],
+) -> None:
+    """Change params.yaml, if the result is valid.
+
+    Comments stay; nothing is written unless the whole file is valid.
+    """
+    from flows.settings import change_settings
+
+    changes = change_settings(Path.cwd(), assignments)
+    print("\n".join(changes) or "params.yaml has these values already.")
+    if changes:
+        print("Next: instar run")
+
+
+@app.command(epilog="Example:  instar check")
+def check(as_json: JsonFlag = False) -> None:
+    """Validate params.yaml and say what would run."""
+    from flows.steps import require_project
+    from tasks.lineage import untracked_code
+    from tasks.runner import planned_stages
+
+    root = Path.cwd()
+    require_project(root)
+    planned, untracked = planned_stages(root), untracked_code(root)
+    if as_json:
+        print(json.dumps({"valid": True, "planned": planned, "untracked_code": untracked}))
+        return
+    print("params.yaml is valid.")
+    if planned:
+        print(f"To compute (or to restore from DVC's cache): {', '.join(planned)}")
+    else:
+        print("Nothing to compute: all stages are up to date.")
+    if untracked:
+        print(f"Before a model can be registered, `git add` this code: {', '.join(untracked)}")
+    print("Next: instar run")
+
+
+@app.command(epilog="Example:  instar params > docs/params.md")
+def params() -> None:
+    """Print the reference of all settings (Markdown)."""
+    from tasks.params import reference
+
+    print(reference(), end="")
+
+
+@app.command(epilog="Example:  instar ui   (then open the printed addresses)")
+def ui(
+    browser: Annotated[
+        bool, typer.Option("--browser/--no-browser", help="Open both pages in a browser.")
+    ] = False,
+) -> None:
+    """Open MLflow's and Prefect's own UIs.
+
+    They show this checkout's databases, on loopback only, until Ctrl-C.
+    """
+    from flows.here import show_uis
+
+    show_uis(Path.cwd(), browser)
+
+
+@app.command(epilog='Example:  instar schedule --cron "0 3 * * *" --timezone Europe/Berlin')
+def schedule(
+    cron: Annotated[str, typer.Option(help='Minute hour day month weekday: "0 3 * * *".')],
+    name: Annotated[str, typer.Option(help="Name of the deployment.")] = "scheduled",
+    timezone: Annotated[str, typer.Option(help="Time zone of the cron line.")] = "UTC",
+    work_pool: PoolOption = "instar",
+) -> None:
+    """Retrain on a schedule.
+
+    Creates a Prefect deployment that `instar worker` serves.
+    """
+    from flows.servers import PrefectServer
+    from flows.steps import require_project
+
+    root = Path.cwd()
+    require_project(root)
+    with PrefectServer(root) as server:
+        # Prefect reads its settings at import: not before the server's address is known.
+        from flows.scheduling import create_schedule, cron_schedule
+
+        when = cron_schedule(cron, timezone)
+        server.wait()
+        full_name = create_schedule(root, when, name, work_pool)
+    pool = "" if work_pool == "instar" else f" --work-pool {work_pool}"
+    print(f"{full_name} runs at '{cron}' ({timezone}), each time on HEAD in a worktree of its own.")
+    print(f"Next: instar worker{pool}   (keep it running; a schedule fires only while it does)")
+
+
+@app.command(epilog="Example:  instar worker &")
+def worker(work_pool: PoolOption = "instar") -> None:
+    """Serve the scheduled runs until Ctrl-C."""
+    from flows.servers import PrefectServer
+    from flows.steps import require_project
+
+    root = Path.cwd()
+    require_project(root)
+    with PrefectServer(root) as server:
+        from flows.scheduling import serve
+
+        server.wait()
+        print(f"Serving work pool {work_pool!r}. Prefect UI: {server.ui}", flush=True)
+        print("Lines of the worker: .instar/logs/worker.log. Ctrl-C ends it.", flush=True)
+        raise typer.Exit(serve(root, work_pool, server))
+
+
+@app.command(epilog="Example:  instar sync")
+def sync(as_json: JsonFlag = False) -> None:
+    """Deliver to MLflow what it missed while unreachable."""
+    import dataclasses
+
+    from tasks.publisher import sync as deliver_all
+
+    result = deliver_all(Path.cwd())
+    if as_json:
+        print(json.dumps(dataclasses.asdict(result)))
+    elif not result.delivered and not result.left:
+        print("Nothing to deliver: MLflow has it all.")
+    elif result.delivered:
+        print(f"Delivered: {', '.join(result.delivered)}. Next: instar ui")
+    if result.left:
+        from tasks.errors import TaskError
+
+        raise TaskError(result.notice or f"not delivered: {', '.join(result.left)}.")
+
+
+def main() -> None:
+    """Entry point: every problem a user can solve ends in one message and an exit status."""
+    from data.errors import DataError
+    from models.errors import ModelError
+    from tasks.errors import TaskError
+
+    try:
+        app()
+    except (DataError, ModelError, TaskError) as error:
+        _fail(str(error))
+    except OSError as error:
+        from tasks.stage import explain
+
+        message = explain(error)
+        if message is None:
+            raise
+        _fail(message)
+    except SystemExit as end:
+        # Typer turns Ctrl-C into this, after all `with` blocks have ended.
+        if end.code == INTERRUPTED:
+            _say_interrupted()
+        raise
+
+
+def _fail(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(1)
+
+
+def _say_interrupted() -> None:
+    print(
+        "\nInterrupted. Finished stages and the last checkpoint are kept; "
+        "the same command goes on from there.",
+        file=sys.stderr,
+        flush=True,
+    )
+    # Not sys.exit: Prefect's threads would wait for their server, which is gone.
+    os._exit(INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

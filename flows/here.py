@@ -1,0 +1,100 @@
+"""What the `instar` command does in the checkout it stands in, behind its options."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+import webbrowser
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from flows.servers import PREFECT_PORT, PrefectServer, start_mlflow_ui, wait_for
+from flows.settings import change_settings
+from flows.steps import Retraining, new_run_id, require_project
+from tasks.tracking import tracking_uri_of
+from tasks.workspace import locked
+
+
+def run_here(
+    root: Path, assignments: Sequence[str], preset: str | None, wait: bool, quiet: bool
+) -> dict[str, Any]:
+    """Retrain in the checkout itself; see `instar run`.
+
+    Prefect's server needs many seconds for its first start, so the first stage goes ahead
+    meanwhile: the flow finds it done.
+
+    Returns:
+        What the summary shows.
+    """
+    console = Console(stderr=quiet)
+    with locked(root, wait=wait, what="instar run"):
+        for change in change_settings(root, assignments, preset):
+            console.print(change, highlight=False, markup=False)
+        require_project(root)
+        run_id = new_run_id()
+        console.print(f"[bold]Run {run_id}[/]", highlight=False)
+        with PrefectServer(root) as server:
+            _import_in_background("flows.retrain")
+            with Retraining(root, root, run_id, _teller(console)) as run:
+                run.fetch()
+                run.stage("prepare")
+                server.wait()
+                return _run_flow(run, root)
+
+
+def show_uis(root: Path, browser: bool) -> None:
+    """Keep MLflow's and Prefect's UIs open until interrupted."""
+    store = tracking_uri_of(root)
+    with ExitStack() as stack:
+        server = stack.enter_context(PrefectServer(root, PREFECT_PORT))
+        if store.startswith(("http://", "https://")):
+            mlflow, address = None, store
+        else:
+            mlflow, address = start_mlflow_ui(root, store)
+            stack.enter_context(mlflow)
+            wait_for(mlflow, f"{address}/health", "MLflow", root / ".instar/logs/mlflow-ui.log")
+        server.wait()
+        print(f"MLflow:  {address}\nPrefect: {server.ui}\nOpen until Ctrl-C.", flush=True)
+        if browser:
+            for page in (address, server.ui):
+                webbrowser.open(page)
+        try:
+            while mlflow is None or mlflow.alive():
+                server.ensure()  # a run whose server we showed may have ended
+                time.sleep(1.0)
+        except KeyboardInterrupt:
+            return
+    print("MLflow's UI ended: see .instar/logs/mlflow-ui.log", file=sys.stderr)
+
+
+def _run_flow(run: Retraining, root: Path) -> dict[str, Any]:
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    from flows.retrain import flow_in_checkout
+
+    try:
+        return flow_in_checkout(run)(str(root), run.run_id)
+    finally:
+        # Before our own server stops: what is still on its way would only raise noise.
+        APILogWorker.drain_all(timeout=5)
+        EventsWorker.drain_all(timeout=5)
+
+
+def _teller(console: Console) -> Any:
+    def tell(line: str) -> None:
+        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+
+    return tell
+
+
+def _import_in_background(module: str) -> None:
+    """Prefect takes seconds to import; the first stage runs in a process of its own meanwhile."""
+    import importlib
+
+    threading.Thread(target=importlib.import_module, args=(module,), daemon=True).start()

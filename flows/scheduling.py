@@ -1,0 +1,158 @@
+"""The nightly retraining: a Prefect deployment with a cron schedule, and the worker that serves it.
+
+Prefect keeps and fires the schedule; nothing here is a scheduler of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flows.servers import PrefectServer
+from tasks.errors import TaskError
+from tasks.leash import Leash
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.schedules import Schedule
+
+POOL = "instar"
+ENTRYPOINT = "flows/retrain.py:retrain"
+
+
+def create_schedule(root: Path, schedule: Schedule, name: str, pool: str) -> str:
+    """Create or change the deployment `retrain/<name>`; returns its full name."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
+
+    from flows.retrain import retrain
+
+    with get_client(sync_client=True) as client:
+        _ensure_pool(client, pool)
+    source = retrain.from_source(source=str(root), entrypoint=ENTRYPOINT)
+    source.deploy(  # type: ignore[union-attr]
+        name=name,
+        work_pool_name=pool,
+        schedules=[schedule],
+        parameters={"root": str(root), "isolated": True},
+        # ENQUEUE: with CANCEL_NEW, late runs all start at once when a slot gets free.
+        concurrency_limit=ConcurrencyLimitConfig(
+            limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE
+        ),
+        description="Retrains on HEAD of this checkout in a worktree of its own.",
+        print_next_steps=False,
+        ignore_warnings=True,
+    )
+    return f"retrain/{name}"
+
+
+def serve(root: Path, pool: str, server: PrefectServer) -> int:
+    """Run a process worker on the pool until it ends; returns its exit status.
+
+    The worker's own lines go to `.instar/logs/worker.log`.
+    """
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        _ensure_pool(client, pool)
+        _drop_missed_runs(client, pool)
+    # The flow is loaded by its path: the rooms must be importable from the checkout.
+    paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(paths),
+        # The worker's log is a file: here Prefect may tell all.
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO",
+    }
+    command = ["-P", "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process"]
+    log = root / ".instar" / "logs" / "worker.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8") as file:
+        leash = Leash([sys.executable, *command], root, environment, stdout=file, stderr=file)
+    with leash:
+        while True:
+            try:
+                return leash.wait(timeout=2.0)
+            except subprocess.TimeoutExpired:
+                server.ensure()  # the process whose server we used may have ended
+
+
+def cron_schedule(cron: str, timezone: str) -> Schedule:
+    """A schedule for `create_schedule`.
+
+    Raises:
+        TaskError: The cron line or the time zone is not valid.
+    """
+    from zoneinfo import ZoneInfo
+
+    from prefect.schedules import Cron
+
+    try:
+        ZoneInfo(timezone)
+    except Exception:
+        raise TaskError(
+            f"{timezone!r} is not a time zone: name one as in Europe/Berlin, or UTC."
+        ) from None
+    try:
+        return Cron(cron, timezone=timezone)
+    except ValueError:
+        raise TaskError(
+            f'{cron!r} is not a cron line: minute hour day month weekday, as in "0 3 * * *".'
+        ) from None
+
+
+def _ensure_pool(client: SyncPrefectClient, pool: str) -> None:
+    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+    from prefect.workers.process import ProcessWorker
+
+    try:
+        client.read_work_pool(pool)
+    except ObjectNotFound:
+        wanted = WorkPoolCreate(
+            name=pool,
+            type="process",
+            base_job_template=ProcessWorker.get_default_base_job_template(),
+        )
+        try:
+            client.create_work_pool(wanted)
+        except ObjectAlreadyExists:
+            return  # another command was faster
+
+
+def _drop_missed_runs(client: SyncPrefectClient, pool: str) -> None:
+    """Of the runs that fell due while no worker ran, keep the newest of each deployment.
+
+    A week without a worker would otherwise be followed by seven equal retrainings.
+    """
+    from prefect.client.schemas.filters import (
+        FlowRunFilter,
+        FlowRunFilterExpectedStartTime,
+        FlowRunFilterState,
+        FlowRunFilterStateType,
+        WorkPoolFilter,
+        WorkPoolFilterName,
+    )
+    from prefect.client.schemas.objects import State, StateType
+    from prefect.states import Cancelled
+
+    now = datetime.now(UTC)
+    due = client.read_flow_runs(
+        flow_run_filter=FlowRunFilter(
+            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
+            expected_start_time=FlowRunFilterExpectedStartTime.model_validate({"before_": now}),
+        ),
+        work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[pool])),
+    )
+    kept = set()
+    for run in sorted(due, key=lambda run: run.expected_start_time or now, reverse=True):
+        if run.deployment_id in kept and run.auto_scheduled:
+            missed: State[None] = Cancelled(
+                message="Missed while no worker ran; a later run takes its place."
+            )
+            client.set_flow_run_state(run.id, missed, force=True)
+        kept.add(run.deployment_id)

@@ -1,0 +1,233 @@
+"""The servers behind a checkout: Prefect's (API, UI) and MLflow's UI, on loopback only.
+
+A command that needs Prefect starts a real server process on the checkout's own database and stops
+it at its end, unless one is configured (PREFECT_API_URL) or another command of this checkout runs
+one already. Two servers must never share a sqlite database, so its owner holds a file lock.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import IO
+
+from tasks.errors import TaskError
+from tasks.leash import Leash
+
+PREFECT_PORT = 4200
+MLFLOW_PORT = 5000
+# A fresh sqlite database takes 9 to 20 s on two quiet cores; a busy machine takes longer.
+_READY_SECONDS = 180.0
+
+
+class PrefectServer:
+    """The Prefect server that serves a checkout, started only if there is none.
+
+    Use it as a context manager: entering returns at once while the server still starts, so that
+    work goes on meanwhile; `wait` before the first use.
+
+    Attributes:
+        url: Base URL of the API, ending in `/api`.
+    """
+
+    def __init__(self, root: Path | str, port: int | None = None):
+        """`port` None picks any free one; a given port that is taken gives way to a free one."""
+        self._home = Path(root).resolve() / ".instar" / "prefect"
+        self._root = Path(root).resolve()
+        self._port = port
+        self._lock: IO[str] | None = None
+        self._leash: Leash | None = None
+        self._configured = False
+        self.url = ""
+
+    def __enter__(self) -> PrefectServer:
+        os.environ.update(prefect_environment(self._root))
+        self.url = os.environ.get("PREFECT_API_URL", "")
+        self._configured = bool(self.url)
+        self.ensure()
+        # Now, as Prefect reads it once, at its import (which may happen while the server starts).
+        os.environ["PREFECT_API_URL"] = self.url
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        if not self._configured:
+            os.environ.pop("PREFECT_API_URL", None)
+
+    @property
+    def ui(self) -> str:
+        """Where a browser finds it."""
+        return self.url.removesuffix("/").removesuffix("/api")
+
+    def ensure(self) -> None:
+        """Take over when no process of this checkout runs a server (any more)."""
+        if self._configured:
+            return
+        if self._leash is not None:
+            if not self._leash.alive():
+                raise TaskError(f"Prefect's server ended: see {self._log}.")
+            return
+        if self._own():
+            self._start()
+        else:
+            self.url = self._announced()
+
+    def wait(self) -> None:
+        """Return when the server answers.
+
+        Raises:
+            TaskError: It ended or does not answer in time; the log says why.
+        """
+        deadline = time.monotonic() + _READY_SECONDS
+        while time.monotonic() < deadline:
+            if answers(f"{self.url.rstrip('/')}/health"):
+                return
+            if self._leash is not None and not self._leash.alive():
+                break
+            time.sleep(0.2)
+        if self._leash is None:
+            raise TaskError(
+                f"no Prefect server answers at {self.url}: start it, or unset PREFECT_API_URL "
+                "to let the command start its own."
+            )
+        raise TaskError(f"Prefect's server did not start: see {self._log}.")
+
+    def stop(self) -> None:
+        """Stop the server if this process started it."""
+        if self._leash is not None:
+            self._announcement.unlink(missing_ok=True)
+            self._leash.stop()
+            self._leash = None
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    @property
+    def _announcement(self) -> Path:
+        return self._home / "server.json"
+
+    @property
+    def _log(self) -> Path:
+        return self._root / ".instar" / "logs" / "prefect-server.log"
+
+    def _own(self) -> bool:
+        self._home.mkdir(parents=True, exist_ok=True)
+        lock = (self._home / "server.lock").open("a", encoding="utf-8")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            return False
+        self._lock = lock
+        return True
+
+    def _start(self) -> None:
+        # A taken-over server keeps its address: browsers and workers look there.
+        if self.url:
+            self._port = int(self.url.rsplit(":", 1)[1].split("/")[0])
+        port = free_port(self._port)
+        self.url = f"http://127.0.0.1:{port}/api"
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        environment = {**os.environ, "PREFECT_SERVER_UI_API_URL": self.url}
+        environment.pop("PREFECT_API_URL", None)
+        command = [
+            "-P",
+            "-m",
+            "prefect",
+            "server",
+            "start",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+        ]
+        with self._log.open("w", encoding="utf-8") as log:
+            self._leash = Leash(
+                [sys.executable, *command], self._root, environment, stdout=log, stderr=log
+            )
+        self._announcement.write_text(json.dumps({"url": self.url, "pid": os.getpid()}))
+
+    def _announced(self) -> str:
+        """The address of the server that another process of this checkout runs."""
+        deadline = time.monotonic() + 10.0
+        while time.monotonic() < deadline:
+            try:
+                return str(json.loads(self._announcement.read_text(encoding="utf-8"))["url"])
+            except (OSError, ValueError, KeyError):
+                time.sleep(0.1)  # it holds the lock and is about to say where it is
+        raise TaskError(
+            f"another process holds {self._home / 'server.lock'} but runs no Prefect server: "
+            "end it and try again."
+        )
+
+
+def prefect_environment(root: Path | str) -> dict[str, str]:
+    """Settings for every Prefect process of a checkout; what the user set himself stays."""
+    ours = {
+        "PREFECT_HOME": str(Path(root).resolve() / ".instar" / "prefect"),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        # Only the terminal's handler: the UI still shows every log line.
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    }
+    return {name: os.environ.get(name, value) for name, value in ours.items()}
+
+
+def start_mlflow_ui(root: Path, store: str) -> tuple[Leash, str]:
+    """Start MLflow's own UI on a database; returns the process and its address."""
+    port = free_port(MLFLOW_PORT)
+    log = root / ".instar" / "logs" / "mlflow-ui.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    environment = {
+        **os.environ,
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "1",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
+    command = ["-P", "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--workers", "1", "--backend-store-uri", store]
+    command += ["--default-artifact-root", str(root / "mlartifacts")]
+    with log.open("w", encoding="utf-8") as file:
+        leash = Leash([sys.executable, *command], root, environment, stdout=file, stderr=file)
+    return leash, f"http://127.0.0.1:{port}"
+
+
+def wait_for(leash: Leash, address: str, name: str, log: Path) -> None:
+    """Return when `address` answers; raise TaskError when the process ends or takes too long."""
+    deadline = time.monotonic() + _READY_SECONDS
+    while time.monotonic() < deadline and leash.alive():
+        if answers(address):
+            return
+        time.sleep(0.2)
+    raise TaskError(f"{name} did not start: see {log}.")
+
+
+def free_port(wanted: int | None = None) -> int:
+    """The wanted loopback port if nobody listens there, else any free one."""
+    for port in (wanted, 0):
+        if port is None:
+            continue
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise TaskError("no free port on 127.0.0.1: close some programs and try again.")
+
+
+def answers(address: str) -> bool:
+    """Whether an HTTP GET of `address` succeeds within two seconds."""
+    try:
+        with urllib.request.urlopen(address, timeout=2) as reply:
+            return bool(reply.status == 200)
+    except (urllib.error.URLError, OSError, ValueError):
+        return False

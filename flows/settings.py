@@ -1,0 +1,134 @@
+"""Edits params.yaml as a careful person would: comments stay, and only a valid file is written."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml.representer import RoundTripRepresenter
+
+from tasks.errors import TaskError
+from tasks.params import read_yaml, validate_params
+
+PRESETS = Path("examples")
+
+
+def change_settings(
+    root: Path, assignments: Iterable[str] = (), preset: str | None = None
+) -> list[str]:
+    """Merge a preset and `group.key=value` assignments into params.yaml, all or nothing.
+
+    Args:
+        root: The checkout.
+        assignments: Each `group.key=value`, the value as in YAML (`[0.2, 1.0]`, `null`).
+        preset: Name of a file `examples/<preset>.yaml`, merged first.
+
+    Returns:
+        What changed, one line a key: `finetune.label_fraction: 0.01 → 0.05`.
+
+    Raises:
+        TaskError: The preset or an assignment is not right; params.yaml is as it was.
+    """
+    path = root / "params.yaml"
+    before = read_yaml(path)
+    yaml = _editor()
+    document = yaml.load(path.read_text(encoding="utf-8"))
+    if preset is not None:
+        _merge(document, _read_preset(root, preset))
+    for assignment in assignments:
+        keys, value = _parse(assignment)
+        _assign(document, keys, value)
+    stream = io.StringIO()
+    yaml.dump(document, stream)
+    after = YAML(typ="safe", pure=True).load(stream.getvalue())
+    validate_params(after)
+    changes = list(_differences(before, after))
+    if changes:
+        fresh = path.with_name(f".params.{os.getpid()}.yaml")
+        fresh.write_text(stream.getvalue(), encoding="utf-8")
+        fresh.replace(path)
+    return changes
+
+
+def presets(root: Path) -> list[str]:
+    """Names of the presets that come with the checkout."""
+    return sorted(path.stem for path in (root / PRESETS).glob("*.yaml"))
+
+
+class _NullAsWritten(RoundTripRepresenter):
+    """Writes `key: null` as it stood, where ruamel.yaml would write `key:`."""
+
+
+_NullAsWritten.add_representer(
+    type(None), lambda to, _: to.represent_scalar("tag:yaml.org,2002:null", "null")
+)
+
+
+def _editor() -> YAML:
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 4096  # never fold a line the user wrote
+    yaml.Representer = _NullAsWritten
+    return yaml
+
+
+def _read_preset(root: Path, name: str) -> dict[str, Any]:
+    path = root / PRESETS / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(presets(root)) or "none"
+        raise TaskError(f"no preset {name!r} in {PRESETS}/: there are {known}.")
+    return read_yaml(path)
+
+
+def _parse(assignment: str) -> tuple[list[str], Any]:
+    key, equals, text = assignment.partition("=")
+    if not equals or not key.strip():
+        raise TaskError(f"{assignment!r} is not KEY=VALUE, as in finetune.label_fraction=0.05.")
+    try:
+        value = YAML(typ="safe", pure=True).load(text) if text.strip() else text
+    except YAMLError:
+        raise TaskError(
+            f"the value of {key} is not YAML: {text!r}; quote it: {key}='\"…\"'."
+        ) from None
+    return key.strip().split("."), value
+
+
+def _assign(document: Any, keys: list[str], value: Any) -> None:
+    tree: dict[str, Any] = {}
+    inner = tree
+    for key in keys[:-1]:
+        inner[key] = {}
+        inner = inner[key]
+    inner[keys[-1]] = value
+    _merge(document, tree)
+
+
+def _merge(target: Any, changes: Mapping[str, Any]) -> None:
+    for key, value in changes.items():
+        there = target.get(key)
+        if isinstance(value, Mapping) and isinstance(there, dict) and not _other(there, value):
+            _merge(there, value)
+        else:
+            target[key] = value
+
+
+def _other(there: Mapping[str, Any], value: Mapping[str, Any]) -> bool:
+    """Whether `value` names another variant (method, learner), whose settings are its own."""
+    return "name" in value and len(value) > 1 and value["name"] != there.get("name")
+
+
+def _differences(before: Any, after: Any, prefix: str = "") -> Iterable[str]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in [*before, *(key for key in after if key not in before)]:
+            dotted = f"{prefix}.{key}" if prefix else str(key)
+            yield from _differences(before.get(key), after.get(key), dotted)
+    elif before != after:
+        yield f"{prefix}: {_shown(before)} → {_shown(after)}"
+
+
+def _shown(value: Any) -> str:
+    return "unset" if value is None else str(value)

@@ -1,0 +1,215 @@
+"""The steps of a retraining and what they hand on; free of Prefect."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import secrets
+import warnings
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks.errors import TaskError
+from tasks.lineage import git, require_git, snapshot_commit, stage_key, untracked_code
+from tasks.params import load_params
+from tasks.publisher import Publisher
+from tasks.remote import fetch, push, require_dvc
+from tasks.runner import StageOutcome, run_stage
+from tasks.tracking import tracking_uri_of
+
+if TYPE_CHECKING:
+    from tasks.gate import Verdict
+    from tasks.registry import RegisteredVersion
+
+Tell = Callable[[str], None]
+
+
+def require_project(root: Path) -> None:
+    """Refuse before anything starts: no git, no DVC, or a params.yaml that is not valid.
+
+    Raises:
+        TaskError: Says which, and the remedy.
+    """
+    require_git(root)
+    require_dvc(root)
+    load_params(root / "params.yaml")
+
+
+def new_run_id() -> str:
+    """A name for one run that sorts by time and never repeats."""
+    return f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+class Retraining:
+    """One retraining in a workspace; its steps are called in the order in which they stand here.
+
+    A step that was done already is not done again, so that a head start costs nothing.
+
+    Attributes:
+        root: The workspace: the checkout itself or a worktree of it.
+        home: The checkout that keeps MLflow's database and the records.
+    """
+
+    def __init__(self, root: Path, home: Path, run_id: str, tell: Tell):
+        """`tell` is called with one line for each thing a watcher wants to know."""
+        self.root = root
+        self.home = home
+        self.run_id = run_id
+        self.tracking_uri = tracking_uri_of(home)
+        self._tell = tell
+        self._publisher: Publisher | None = None
+        self._fetched = False
+        self._pushed = False
+        self._outcomes: dict[str, StageOutcome] = {}
+        self._version: RegisteredVersion | None = None
+        self._verdict: Verdict | None = None
+
+    def __enter__(self) -> Retraining:
+        if self.root != self.home:
+            self._keep_artifacts_at_home()
+            self._find_data_at_home()
+        missing = untracked_code(self.root)
+        if missing:
+            # Said now, as registration will refuse it after all the computing.
+            self._tell(
+                f"note: {', '.join(missing)} is untracked code, so the model will not be "
+                "registered; `git add` it now"
+            )
+        self._publisher = Publisher(self.root, self.run_id, self.tracking_uri, on_notice=self._tell)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: Any, trace: Any) -> None:
+        if self._publisher is not None:
+            self._publisher.__exit__(kind, error, trace)
+            self._publisher = None
+
+    def fetch(self) -> None:
+        """Get what the DVC remote has; without it the run only computes more."""
+        if not self._fetched:
+            said = fetch(self.root)
+            if said != "fetched":
+                self._tell(f"fetch: {said}")
+            self._fetched = True
+
+    def stage(self, name: str) -> StageOutcome:
+        """Bring a stage up to date and tell MLflow's publisher about it.
+
+        Raises:
+            TaskError: The stage's own explanation of why it failed.
+        """
+        if name in self._outcomes:
+            return self._outcomes[name]
+        assert self._publisher is not None, "steps run inside `with Retraining(...)`"
+        key = stage_key(name, self.root)
+        self._publisher.stage(name, key, "running")
+        try:
+            outcome = run_stage(name, self.root)
+        except BaseException as error:
+            failed = isinstance(error, Exception)
+            self._publisher.stage(name, key, "failed" if failed else "killed")
+            raise
+        self._publisher.stage(name, key, outcome.status)
+        self._outcomes[name] = outcome
+        done = "cached" if outcome.status == "cached" else _duration(outcome.seconds)
+        self._tell(f"{name}: {done}")
+        return outcome
+
+    def push(self) -> None:
+        """Send artifacts and run-cache to the DVC remote; raises TaskError when unconfirmed."""
+        push(self.root)
+        self._pushed = True
+
+    def snapshot(self) -> str:
+        """Commit the tree as it is on the branch `runs/<run_id>`."""
+        return snapshot_commit(self.root, self.run_id)
+
+    def publish(self) -> None:
+        """Wait until MLflow has all curves and artifacts of the run.
+
+        Raises:
+            TaskError: It has not; everything computed is kept.
+        """
+        assert self._publisher is not None, "steps run inside `with Retraining(...)`"
+        arrived = self._publisher.close("FINISHED", timeout=120.0)
+        self._publisher = None
+        if not arrived:
+            raise TaskError(self._unreachable())
+
+    def register(self) -> RegisteredVersion:
+        """Register the model as a challenger with its whole lineage."""
+        from tasks.registry import register
+
+        # MLflow's own bars and advice would wall the terminal.
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            self._version = register(self.root, self.run_id, self.tracking_uri, pushed=self._pushed)
+        return self._version
+
+    def judge(self) -> Verdict:
+        """Let the gate compare the new version with the champion."""
+        from tasks.gate import judge
+
+        assert self._version is not None, "the gate judges a registered version"
+        self._verdict = judge(self.root, self._version.version, self.tracking_uri)
+        return self._verdict
+
+    def result(self) -> dict[str, Any]:
+        """All that the summary shows, as plain JSON."""
+        metrics = self.root / "artifacts" / "evaluate" / "metrics.json"
+        report = self.root / "artifacts" / "evaluate" / "report.html"
+        return {
+            "run_id": self.run_id,
+            # The branch, not `snapshot`'s answer: registration commits once more.
+            "commit": git(self.root, "rev-parse", f"runs/{self.run_id}"),
+            "stages": [dataclasses.asdict(outcome) for outcome in self._outcomes.values()],
+            "metrics": json.loads(metrics.read_text(encoding="utf-8")),
+            "registered": _plain(self._version),
+            "gate": _plain(self._verdict),
+            # A worktree is gone by the time anyone reads this; MLflow keeps its report.
+            "report": str(report) if self.root == self.home else None,
+        }
+
+    def _keep_artifacts_at_home(self) -> None:
+        """Make the experiment where it stays, not in a worktree that goes away."""
+        from tasks.tracking import connect, ensure_experiment
+
+        name = load_params(self.root / "params.yaml").register_.name
+        # Without MLflow the run goes on; the publisher tells why.
+        with contextlib.suppress(Exception):
+            ensure_experiment(connect(self.tracking_uri), name, self.home)
+
+    def _find_data_at_home(self) -> None:
+        """See that the worktree has its raw data.
+
+        Raises:
+            TaskError: `data.path` lies in the checkout, but neither git nor DVC tracks it.
+        """
+        data = load_params(self.root / "params.yaml").data
+        if data.source in ("fashion-mnist", "cifar10"):
+            # Pinned by checksum, so it may come from the checkout's own download.
+            os.environ.setdefault("INSTAR_DATASETS", str(self.home / "data" / "raw"))
+        elif not (self.root / data.path).exists():
+            raise TaskError(
+                f"data.path: {data.path} is in no commit, so a scheduled run cannot see it: "
+                f"`dvc add {data.path}`, commit the .dvc file, `dvc push`."
+            )
+
+    def _unreachable(self) -> str:
+        return (
+            f"the model is computed but not registered, as MLflow at {self.tracking_uri} did not "
+            "take it. All is kept: once MLflow answers, `instar sync` delivers the "
+            "curves and `instar run` registers the model without computing anything again."
+        )
+
+
+def _plain(found: Any) -> dict[str, Any] | None:
+    return None if found is None else json.loads(json.dumps(dataclasses.asdict(found), default=str))
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"

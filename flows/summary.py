@@ -1,0 +1,90 @@
+"""How a run ends on the terminal: the numbers, in plain words, and what to type next."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+# By the gate's outcome: where the version stands, and the verdict in words.
+_STANDING = {
+    "promoted": ("Production, @champion", "promoted to champion"),
+    "refused": ("Staging, @challenger", "refused; the former champion, if any, stays"),
+    "same model": ("Production, @champion", "the same model as the champion, nothing moved"),
+}
+
+
+def show(result: dict[str, Any], console: Console) -> None:
+    """Print the summary of a run (`flows.steps.Retraining.result`)."""
+    metrics = result["metrics"]
+    console.print()
+    console.print(_table(metrics))
+    console.print(verdict_in_words(metrics))
+    registered, gate = result["registered"], result["gate"]
+    place, verdict = _STANDING[gate["outcome"]]
+    console.print(f"Registered: {registered['name']} version {registered['version']} ({place})")
+    console.print(f"Gate: {verdict}")
+    for reason in gate["reasons"]:
+        console.print(f"  · {reason}", markup=False, highlight=False)
+    if result["report"]:
+        console.print(f"Report: {result['report']}", soft_wrap=True)
+    console.print("\nNext:")
+    for command, what in next_commands(result):
+        console.print(f"  [bold]{command}[/]  {what}", soft_wrap=True, highlight=False)
+
+
+def verdict_in_words(metrics: dict[str, Any]) -> str:
+    """Whether pretraining wins, and how sure that is."""
+    gain = metrics["gain"]
+    mean, low, high = (100 * gain[key] for key in ("mean", "low", "high"))
+    interval = f"95% interval {low:+.1f} to {high:+.1f}"
+    if low > 0:
+        return f"Pretraining wins by {mean:.1f} points of accuracy ({interval})."
+    if high < 0:
+        return (
+            f"Pretraining does not win here: it loses {-mean:.1f} points against the same learner "
+            f"from scratch ({interval})."
+        )
+    return (
+        f"Pretraining does not win here: {mean:+.1f} points is within the noise ({interval} "
+        "includes zero)."
+    )
+
+
+def next_commands(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """What is useful to type after this run, with what it does."""
+    commands = [("instar ui", "see curves, plots and the model in MLflow and the run in Prefect")]
+    if result["gate"]["outcome"] != "refused":
+        registered = result["registered"]
+        uri = f"models:/{registered['name']}@champion"
+        commands.append(
+            (f"python -c \"import mlflow; mlflow.pyfunc.load_model('{uri}')\"", "load the model")
+        )
+    commands.append(("instar run -S finetune.label_fraction=0.05", "only what depends on it runs"))
+    commands.append(('instar schedule --cron "0 3 * * *"', "retrain every night at three"))
+    return commands
+
+
+def _table(metrics: dict[str, Any]) -> Table:
+    share = f"{100 * metrics['label_fraction']:g}%"
+    title = f"Test accuracy with {share} of the labels ({metrics['labels']:,} labels)"
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("")
+    for name in ("mean", "95% interval", "draws"):
+        table.add_column(name, justify="right")
+    for arm, name in (("pretrained", "pretrained"), ("scratch", "same learner from scratch")):
+        accuracy = metrics[arm]["accuracy"]
+        table.add_row(name, _percent(accuracy["mean"]), _interval(accuracy), str(accuracy["n"]))
+    gain = metrics["gain"]
+    low, high = 100 * gain["low"], 100 * gain["high"]
+    table.add_row("gain", f"{100 * gain['mean']:+.2f}", f"{low:+.2f} … {high:+.2f}", "")
+    return table
+
+
+def _interval(value: dict[str, Any]) -> str:
+    return f"{_percent(value['low'])} … {_percent(value['high'])}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f}%"

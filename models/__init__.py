@@ -1,0 +1,1 @@
+"""What learns: encoders, self-supervised methods, and the learners for few labels."""

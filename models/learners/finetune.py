@@ -1,0 +1,134 @@
+"""Fine-tuning of the whole network, from the head a linear probe found.
+
+LP-FT: Kumar et al. 2022, https://arxiv.org/abs/2202.10054. A random head would first distort the
+pretrained features before it is any good; a probe's head does not.
+"""
+
+import copy
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from models.encoders import Encoder
+from models.errors import ModelError
+from models.heads import fold_scaling
+from models.learners.averaging import WeightAverage
+from models.learners.classifier import Classifier
+from models.learners.linear_probe import fit_probe
+from models.learners.params import FinetuneParams, LinearProbeParams
+from models.learners.task import LabelledTask
+from models.optimizers import build_optimizer, decay_groups
+from models.params import Readout
+from models.randomness import keyed_seed
+from models.schedules import warmup_cosine
+
+
+class StandardisedClassifier(nn.Module):
+    """A classifier in training: batch norm standardises the features before the head.
+
+    It makes one learning rate fit encoders whose features differ in scale; in the end it folds
+    into the head.
+    """
+
+    def __init__(self, encoder: Encoder, classes: int, readout: Readout):
+        super().__init__()
+        self.encoder = encoder
+        self.readout = readout
+        width = encoder.read_out_dim(readout)
+        self.norm = nn.BatchNorm1d(width, affine=False)
+        self.head = nn.Linear(width, classes)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        self.to(encoder.mean.device)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map float images (N, C, H, W) in [0, 1] to logits (N, K)."""
+        return self.head(self.norm(self.encoder.read_out(images, self.readout)))
+
+    def folded(self) -> Classifier:
+        """Give the classifier that computes the same in eval mode."""
+        mean, variance = _statistics(self.norm)
+        std = (variance + self.norm.eps).sqrt()
+        classifier = Classifier(self.encoder, self.head.out_features, self.readout)
+        classifier.head = fold_scaling(mean, std, self.head.weight, self.head.bias)
+        return classifier.eval()
+
+
+def fit(params: FinetuneParams, task: LabelledTask) -> Classifier:
+    """Fine-tune on the task; the average of the weights is the result."""
+    model = StandardisedClassifier(copy.deepcopy(task.encoder), task.classes, params.readout)
+    if params.probe_penalty is not None:
+        _start_from_probe(model, params.probe_penalty, task)
+    batch_size = min(params.batch_size, len(task.images))
+    steps = len(task.images) // batch_size
+    optimizer = build_optimizer(
+        "adamw",
+        decay_groups(model.encoder, params.lr * params.encoder_lr, params.weight_decay)
+        + decay_groups(model.head, params.lr, params.weight_decay),
+    )
+    peaks = [group["lr"] for group in optimizer.param_groups]
+    average = WeightAverage(model, params.ema)
+    for epoch in range(params.epochs):
+        # Batches are dealt anew each epoch; the few left over get their turn in another one.
+        torch.manual_seed(keyed_seed(task.seed, "order", epoch))
+        order = torch.randperm(len(task.images))
+        total = torch.zeros((), device=task.device)
+        for step in range(steps):
+            now = epoch * steps + step
+            factor = warmup_cosine(now, params.epochs * steps, round(params.warmup_epochs * steps))
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["lr"] = peak * factor
+            rows = order[step * batch_size : (step + 1) * batch_size]
+            total += _train_step(model, optimizer, params, task, rows, now)
+            average.update(model)
+        loss = total.item() / steps
+        if not math.isfinite(loss):
+            raise ModelError(
+                f"fine-tuning diverged: the loss is {loss} in epoch {epoch}; "
+                "lower finetune.learner.lr"
+            )
+        task.report(epoch, {"loss": loss, "lr": params.lr * factor})
+    return average.module.folded()
+
+
+def _start_from_probe(model: StandardisedClassifier, penalty: float, task: LabelledTask) -> None:
+    settings = LinearProbeParams(readout=model.readout, penalties=(penalty,))
+    probe = fit_probe(settings, task.encoder, task.images, task.labels, task.classes)
+    mean, variance = _statistics(model.norm)
+    with torch.no_grad():
+        mean.copy_(probe.mean)
+        variance.copy_(probe.std.square())
+        model.head.weight.copy_(probe.weight)
+        model.head.bias.copy_(probe.bias)
+
+
+def _statistics(norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
+    mean, variance = norm.running_mean, norm.running_var
+    assert mean is not None
+    assert variance is not None
+    return mean, variance
+
+
+def _train_step(
+    model: StandardisedClassifier,
+    optimizer: Optimizer,
+    params: FinetuneParams,
+    task: LabelledTask,
+    rows: Tensor,
+    step: int,
+) -> Tensor:
+    """Take one step; give its loss, detached and still on the device."""
+    images = task.augment(task.images[rows], keyed_seed(task.seed, "augment", step))
+    labels = task.labels[rows].to(task.device)
+    torch.manual_seed(keyed_seed(task.seed, "step", step))
+    model.train()
+    with torch.enable_grad():
+        logits = model(images.to(task.device))
+        loss = F.cross_entropy(logits, labels, label_smoothing=params.label_smoothing)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    return loss.detach()

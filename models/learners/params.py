@@ -1,0 +1,58 @@
+"""Settings of the learners, one class each; torch is not needed to read them."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+
+from models.params import Readout
+
+_LAYOUT = Readout(grid=7, stages=2)
+
+
+class LinearProbeParams(BaseModel):
+    """Multinomial logistic regression on frozen, standardised features."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Literal["linear-probe"] = Field("linear-probe", description="The learner.")
+    readout: Readout = Field(_LAYOUT, description="What the head reads.")
+    penalties: tuple[PositiveFloat, ...] = Field(
+        (0.03, 0.1, 0.3, 1.0),
+        min_length=1,
+        description="Weight penalties to choose from, by cross-validation inside the labels.",
+    )
+    folds: int = Field(default=5, ge=2, description="Folds of that cross-validation.")
+
+
+class FinetuneParams(BaseModel):
+    """Training of the whole network on the labels, from a probe's head if wished."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Literal["finetune"] = Field("finetune", description="The learner.")
+    readout: Readout = Field(_LAYOUT, description="What the head reads.")
+    epochs: PositiveInt = Field(40, description="Passes over the labelled images.")
+    batch_size: int = Field(64, ge=2, description="Images a step.")
+    lr: float = Field(2e-3, gt=0, description="Peak learning rate of AdamW.")
+    encoder_lr: float = Field(
+        1.0,
+        ge=0,
+        description="The encoder's share of lr; below 1 keeps more of what pretraining found.",
+    )
+    weight_decay: float = Field(0.05, ge=0, description="Not applied to norms and biases.")
+    warmup_epochs: float = Field(4.0, ge=0, description="Linear warm-up before the cosine decay.")
+    label_smoothing: float = Field(0.1, ge=0, lt=1, description="Target mass spread over classes.")
+    ema: float = Field(
+        0.99,
+        ge=0,
+        lt=1,
+        description="Memory of the average of the weights, the result; 0 takes the last weights.",
+    )
+    probe_penalty: PositiveFloat | None = Field(
+        0.2,
+        description="Penalty of the linear probe that gives the first head (Kumar et al. 2022); "
+        "null starts the head at 0.",
+    )
+
+
+LearnerParams = Annotated[LinearProbeParams | FinetuneParams, Field(discriminator="name")]

@@ -1,0 +1,28 @@
+"""Losses as pure functions of tensors."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def nt_xent(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
+    r"""Compare each view with its partner among all other views of the batch.
+
+    SimCLR, equation 1 (Chen et al. 2020, https://arxiv.org/abs/2002.05709):
+    l(i, j) = -log( exp(sim(z_i, z_j) / t) / sum_{k != i} exp(sim(z_i, z_k) / t) ),
+    with the cosine as sim, averaged over all 2N positive pairs (i, j), in both orders.
+
+    Args:
+        z1: (N, D) embeddings of the first views; any length, they are normalised here.
+        z2: (N, D) embeddings of the second views, in the same order.
+        temperature: t, above 0.
+
+    Returns:
+        A scalar; log(2N - 1) where all embeddings are alike.
+    """
+    count = z1.shape[0]
+    z = F.normalize(torch.cat([z1, z2]), dim=1)  # (2N, D)
+    similarity = z @ z.T / temperature  # (2N, 2N)
+    similarity.fill_diagonal_(float("-inf"))  # k != i
+    partner = torch.arange(2 * count, device=z.device).roll(count)
+    return F.cross_entropy(similarity, partner)

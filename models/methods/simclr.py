@@ -1,0 +1,39 @@
+"""SimCLR: A Simple Framework for Contrastive Learning of Visual Representations.
+
+Chen, Kornblith, Norouzi, Hinton 2020, https://arxiv.org/abs/2002.05709. For each image, two
+random views x1, x2; h = f(x), z = g(h); the loss picks, for each z, the other view of its image
+among all other views of the batch (equation 1). g is thrown away, h is what is kept.
+
+Accepts any encoder. The paper's h is mean-pooled; an encoder whose `readout` keeps a coarse grid
+lets the embedding know where things are (docs/decisions/0002).
+"""
+
+import torch
+
+from models.encoders import Encoder
+from models.errors import ModelError
+from models.heads import projector
+from models.losses import nt_xent
+from models.methods.method import Method, StepOutput
+from models.methods.params import SimCLRParams
+
+
+class SimCLR(Method):
+    """f is the encoder, g the projector."""
+
+    def __init__(self, params: SimCLRParams, encoder: Encoder):
+        super().__init__(encoder)
+        self.temperature = params.temperature
+        self.projector = projector(
+            encoder.features_dim, params.projector_hidden, params.projector_dim
+        )
+
+    def training_step(self, batch: dict) -> StepOutput:
+        """Contrast the two views of each image (algorithm 1)."""
+        if len(batch["views"]) != 2:
+            raise ModelError(f"SimCLR compares two views, got {len(batch['views'])}; set views: 2")
+        # Both views in one pass: batch norm sees them together, as in the authors' code.
+        h = self.encoder(torch.cat(batch["views"]))  # (2N, D)
+        z = self.projector(h)
+        z1, z2 = z.chunk(2)
+        return {"loss": nt_xent(z1, z2, self.temperature), "embeddings": z}

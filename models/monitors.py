@@ -1,0 +1,140 @@
+"""Lightning callbacks that watch a pretraining: collapse, an online kNN, and the history.
+
+Numbers go to `trainer.callback_metrics` through the module's log. Order the callbacks with
+`EpochHistory` last, so that its rows hold what the others measured.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from models.encoders import Encoder
+from models.errors import ModelError
+from models.extraction import extract_features
+from models.metrics import feature_std, knn_accuracy, rankme
+
+_REMEDY = "lower pretrain.optimizer.lr, raise batch_size, or weaken pretrain.augmentation"
+
+
+class CollapseMonitor(Callback):
+    """Measures `rankme` and `feature_std` each epoch and stops a run that has collapsed.
+
+    Label-free: encoder features of fixed images, and the embeddings of the epoch's last batch
+    (`embedding_std`), where a collapse of the head shows first. A loss that is no number
+    stops the run within `every` steps.
+
+    Args:
+        images: uint8 (N, H, W, C) or float (N, C, H, W) in [0, 1]; some hundreds do.
+        min_spread: Collapse is a feature_std below this share of the healthy 1/sqrt(D).
+        min_rank: Collapse is a rankme below this; all images on one line have 1.
+        every: Steps between looks at the loss; each look waits for the device.
+
+    Raises:
+        ModelError: Out of `trainer.fit`, saying what was measured and what to try.
+    """
+
+    def __init__(
+        self, images: Tensor, min_spread: float = 0.01, min_rank: float = 1.05, every: int = 20
+    ):
+        self.images = images
+        self.min_spread = min_spread
+        self.min_rank = min_rank
+        self.every = every
+        self._embeddings: Tensor | None = None
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Keep the last embeddings, and look at the loss now and then."""
+        self._embeddings = outputs.get("embeddings")
+        if batch_idx % self.every == 0 or trainer.is_last_batch:
+            loss = float(outputs["loss"])
+            if not math.isfinite(loss):
+                raise ModelError(
+                    f"pretraining diverged: the loss is {loss} at step {trainer.global_step} "
+                    f"(epoch {trainer.current_epoch}); {_REMEDY}"
+                )
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure, log, and stop on collapse."""
+        features = extract_features(_encoder(pl_module), self.images)
+        rank = rankme(features)
+        pl_module.log("rankme", rank)
+        spreads = {"feature_std": features}
+        if self._embeddings is not None:
+            spreads["embedding_std"] = self._embeddings
+        if rank < self.min_rank:
+            raise ModelError(
+                f"pretraining collapsed: after epoch {trainer.current_epoch} rankme is {rank:.3g} "
+                f"of {features.shape[1]}, so all images share one direction; {_REMEDY}"
+            )
+        for name, values in spreads.items():
+            spread = feature_std(values)
+            pl_module.log(name, spread)
+            healthy = values.shape[1] ** -0.5
+            if not spread >= self.min_spread * healthy:
+                raise ModelError(
+                    f"pretraining collapsed: after epoch {trainer.current_epoch} {name} is "
+                    f"{spread:.3g}, where {healthy:.3g} is healthy, so all images look alike to "
+                    f"the encoder; {_REMEDY}"
+                )
+
+
+class OnlineKNN(Callback):
+    """Logs `knn`: how well the few labelled images predict each other, each epoch.
+
+    The labels judge and never train.
+
+    Args:
+        images: uint8 (N, H, W, C) or float (N, C, H, W) in [0, 1], all labelled.
+        labels: (N,) int64.
+        k: Neighbours that vote.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, k: int = 20):
+        self.images = images
+        self.labels = labels
+        self.k = k
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Encode, let the others vote on each image, log the share that is right."""
+        features = extract_features(_encoder(pl_module), self.images)
+        pl_module.log("knn", knn_accuracy(features, self.labels, k=self.k))
+
+
+class EpochHistory(Callback):
+    """Collects one row of numbers an epoch; the rows travel with Lightning's checkpoints.
+
+    Attributes:
+        rows: `{"epoch": 0, "loss": ..., "lr": ..., ...}`, from the first epoch on.
+
+    Args:
+        on_epoch: Called with each new row.
+    """
+
+    def __init__(self, on_epoch: Callable[[dict[str, float]], None] | None = None):
+        self.rows: list[dict[str, float]] = []
+        self.on_epoch = on_epoch
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take what the module and the other callbacks logged."""
+        measured = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        row = {"epoch": trainer.current_epoch} | measured
+        self.rows.append(row)
+        if self.on_epoch is not None:
+            self.on_epoch(row)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give the rows to a checkpoint."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take the rows of the epochs before a resume."""
+        self.rows = list(state_dict["rows"])
+
+
+def _encoder(module: LightningModule) -> Encoder:
+    return module.method.encoder  # type: ignore[union-attr,return-value]

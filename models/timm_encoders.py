@@ -1,0 +1,100 @@
+"""Any model of timm as an encoder, built with random weights and for the image size at hand."""
+
+import difflib
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from timm.models.resnet import ResNet
+from torch import Tensor, nn
+
+from models.errors import ModelError
+from models.params import EncoderParams
+
+SMALL_IMAGE = 64
+
+
+class TimmNetwork(nn.Module):
+    """A timm model without its classifier."""
+
+    def __init__(self, params: EncoderParams, channels: int, size: int):
+        super().__init__()
+        self.net, self.padding = _create(params, channels, size)
+        if isinstance(self.net, ResNet) and size <= SMALL_IMAGE:
+            _use_small_image_stem(self.net, channels)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map normalised (N, C, H, W) to (N, D) with the model's own pooling."""
+        return self.net(self._pad(images))
+
+    def feature_maps(self, images: Tensor, stages: int) -> list[Tensor]:
+        """Map normalised (N, C, H, W) to the maps (N, c, h, w) of the last stages, in order.
+
+        Where a family has blocks instead of stages, as ViTs do, those count.
+        """
+        if len(getattr(self.net, "feature_info", [])) < stages:
+            raise ModelError(f"this timm encoder has fewer than {stages} stages; lower stages")
+        if not hasattr(self.net, "forward_intermediates"):
+            raise ModelError(
+                "this timm encoder gives pooled features only; set readout to grid 1, stages 1"
+            )
+        return self.net.forward_intermediates(
+            self._pad(images), indices=stages, output_fmt="NCHW", intermediates_only=True
+        )
+
+    def _pad(self, images: Tensor) -> Tensor:
+        # Zero is the mean colour here, after normalisation.
+        return F.pad(images, (0, self.padding, 0, self.padding)) if self.padding else images
+
+
+def _create(params: EncoderParams, channels: int, size: int) -> tuple[Any, int]:
+    """Build the timm model; give it and the padding its images need."""
+    # `is_model` also refuses `hf-hub:...`, which would fetch over the network.
+    if not timm.is_model(params.name):
+        known = ["resnet_tiny", *timm.list_models()]
+        near = difflib.get_close_matches(params.name, known, n=3, cutoff=0.5)
+        hint = f"nearest names: {', '.join(near)}" if near else "see timm.list_models()"
+        raise ModelError(f"encoder.name {params.name!r} is neither resnet_tiny nor in timm; {hint}")
+    config = timm.get_pretrained_cfg(params.name)
+    options: dict[str, Any] = {"pretrained": False, "in_chans": channels, "num_classes": 0}
+    if config is not None and config.fixed_input_size:
+        options["img_size"] = size
+        if params.patch_size is not None:
+            options["patch_size"] = params.patch_size
+    try:
+        net = timm.create_model(params.name, **options)
+        if isinstance(net, ResNet):
+            return net, 0
+        padding = _padding(net, size)
+        if padding and "img_size" in options:
+            net = timm.create_model(params.name, **options | {"img_size": size + padding})
+        return net, padding
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"timm cannot build encoder {params.name!r} for {channels}x{size}x{size} images "
+            f"({error}); choose another encoder.name, encoder.patch_size or data.size"
+        ) from error
+
+
+def _padding(net: Any, size: int) -> int:
+    """Rows and columns to add, so that nothing of a small image is lost.
+
+    timm drops what does not fill a patch (12 of 28 pixels for patches of 16), and ConvNeXt at
+    28 px ends with a map of no size at all.
+    """
+    patch_size = getattr(getattr(net, "patch_embed", None), "patch_size", None)
+    if isinstance(patch_size, tuple):
+        return -size % patch_size[0]
+    stages = getattr(net, "feature_info", None)
+    return max(0, stages[-1]["reduction"] - size) if stages else 0
+
+
+def _use_small_image_stem(net: Any, channels: int) -> None:
+    """Give a ResNet the CIFAR stem (SimCLR, appendix B.9): 3x3 at stride 1, no max-pooling."""
+    net.maxpool = nn.Identity()
+    if isinstance(net.conv1, nn.Conv2d):
+        net.conv1 = nn.Conv2d(channels, net.conv1.out_channels, 3, 1, 1, bias=False)
+        nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
+    else:
+        net.conv1[0].stride = (1, 1)

@@ -1,0 +1,80 @@
+"""Stage `finetune`: learn the classes from few labels, pretrained and, as a control, from scratch.
+
+Both arms get the same learner, labels and number of steps; they differ in the encoder that they
+start from, and `finetune.control` may give the control settings that suit it better. Label draws
+differ in their labels and their seed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+
+from data.randomness import keyed_seed
+from data.splits import draw_labels
+from data.store import PackedStore
+from tasks.fitting import PRETRAINED, STORE, Fit, fit_all
+from tasks.stage import Stage, stage
+
+ARMS = ("pretrained", "scratch")
+
+
+def finetune(run: Stage) -> None:
+    """Fits every arm and draw, `finetune.workers` at a time."""
+    params = run.params.finetune
+    store = PackedStore.open(STORE)
+    fits = list(_fits(run, store))
+    losses: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    run.progress("learning from labels", 0, len(fits))
+    for done, (fit, rows) in enumerate(fit_all(fits, params.workers), start=1):
+        losses[fit.arm, fit.draw] = rows
+        run.journal.metrics({f"{fit.arm}/loss": rows[-1]["loss"]}, step=fit.draw)
+        run.progress(f"{fit.arm}, draw {fit.draw + 1}", done, len(fits))
+    _describe(run, store, fits)
+    history = [row for fit in fits for row in losses[fit.arm, fit.draw]]
+    pd.DataFrame(history).round(6).to_csv(run.out / "history.csv", index=False)
+    last = {f"{f.arm}_loss": losses[f.arm, f.draw][-1]["loss"] for f in fits if f.draw == 0}
+    run.write_json("metrics.json", {name: round(value, 6) for name, value in last.items()})
+
+
+def _fits(run: Stage, store: PackedStore) -> Iterator[Fit]:
+    params = run.params.finetune
+    rows = store.rows("train")
+    labels = store.labels(rows)
+    for draw in range(params.draws):
+        drawn = rows[draw_labels(labels, params.label_fraction, params.seed, draw)]
+        seed = keyed_seed(params.seed, "fit", draw)
+        for arm in ARMS:
+            yield Fit(arm, draw, seed, [int(row) for row in drawn], params, run.out)
+
+
+def _describe(run: Stage, store: PackedStore, fits: list[Fit]) -> None:
+    """learners.json: all that is needed to use the classifiers without this stage's settings."""
+    encoder = json.loads((PRETRAINED / "encoder.json").read_text())
+    arms = {
+        arm: [
+            {"draw": f.draw, "seed": f.seed, "weights": f.weights, "rows": f.rows}
+            for f in fits
+            if f.arm == arm
+        ]
+        for arm in ARMS
+    }
+    params = run.params.finetune
+    described = {
+        "classes": store.classes,
+        **encoder,
+        "label_fraction": params.label_fraction,
+        "labels": len(fits[0].rows),
+        "learner": params.learner.model_dump(mode="json"),
+        "control": params.control.model_dump(mode="json"),
+        "arms": arms,
+    }
+    run.write_json("learners.json", described)
+
+
+if __name__ == "__main__":
+    with stage("finetune") as run:
+        finetune(run)

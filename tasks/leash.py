@@ -1,0 +1,141 @@
+"""A child process group that never outlives this process, however this process ends.
+
+`subprocess` alone is not enough: killing `dvc repro` or `prefect server start` orphans what they
+started, a SIGKILL here runs no `finally`, and Linux' `PR_SET_PDEATHSIG` fires on the end of the
+*thread* that forked and reaches direct children only. So every long-lived child is started by a
+tiny keeper (this very file, run as a script) in a session of its own. The keeper holds the
+reading end of a pipe whose writing end lives in this process: when the pipe closes, for whatever
+reason, the keeper ends the whole group.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+_GRACE_SECONDS = 8.0
+
+
+class Leash:
+    """A running command with everything that it starts, held by this process."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        cwd: Path,
+        env: Mapping[str, str] | None = None,
+        stdout: int | IO | None = None,
+        stderr: int | IO | None = None,
+        grace: float = _GRACE_SECONDS,
+    ):
+        """Start `command`; `grace` is how long an asked process may take before it is killed."""
+        reading, self._writing = os.pipe()
+        try:
+            self.process = subprocess.Popen(
+                # -I -S: the keeper is stdlib only and must start in milliseconds.
+                [sys.executable, "-I", "-S", __file__, str(reading), str(grace), *command],
+                cwd=cwd,
+                env=None if env is None else dict(env),
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                pass_fds=(reading,),
+                start_new_session=True,
+            )
+        except BaseException:
+            os.close(self._writing)
+            raise
+        finally:
+            os.close(reading)
+        self._grace = grace
+
+    @property
+    def pid(self) -> int:
+        """Process id of the keeper, which is also the id of the process group."""
+        return self.process.pid
+
+    def alive(self) -> bool:
+        """Whether the command is still running."""
+        return self.process.poll() is None
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the command and return its exit status (128 + n for a signal n)."""
+        return self.process.wait(timeout)
+
+    def stop(self, first: signal.Signals = signal.SIGTERM) -> None:
+        """End the whole group: ask with `first`, kill what is left after the grace time."""
+        if self.alive():
+            self._signal(first)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(self._grace)
+        if self.alive():
+            self._signal(signal.SIGKILL)
+            self.process.wait()
+        with contextlib.suppress(OSError):
+            os.close(self._writing)
+
+    def _signal(self, number: signal.Signals) -> None:
+        # Not reaped yet (alive() was true), so the id still belongs to this group.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
+
+    def __enter__(self) -> Leash:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
+        self.stop(signal.SIGINT if interrupted else signal.SIGTERM)
+
+
+def _others_in_group() -> list[int]:
+    """Processes of the keeper's own session, the keeper excluded (read from /proc)."""
+    mine, found = os.getpid(), []
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit() or int(entry) == mine:
+            continue
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            with open(f"/proc/{entry}/stat") as file:
+                fields = file.read().rpartition(")")[2].split()
+            # Fields after the name: state, parent, group, session. Zombies hold nothing.
+            if fields[0] != "Z" and int(fields[3]) == mine:
+                found.append(int(entry))
+    return found
+
+
+def _end_group(grace: float) -> None:
+    for number, patience in ((signal.SIGTERM, grace), (signal.SIGKILL, 2.0)):
+        for pid in _others_in_group():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        deadline = time.monotonic() + patience
+        while _others_in_group() and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+
+def _keep(reading: int, grace: float, command: list[str]) -> int:
+    """Run `command`, end its whole session when the pipe closes or when it ends itself."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # A handler, not SIG_IGN: an ignored signal would stay ignored in the command.
+        signal.signal(number, lambda *_: None)
+    child = subprocess.Popen(command)
+
+    def watch() -> None:
+        os.read(reading, 1)
+        _end_group(grace)
+
+    threading.Thread(target=watch, daemon=True).start()
+    status = child.wait()
+    _end_group(grace)  # what the command left behind is an orphan
+    return status if status >= 0 else 128 - status
+
+
+if __name__ == "__main__":
+    sys.exit(_keep(int(sys.argv[1]), float(sys.argv[2]), sys.argv[3:]))

@@ -1,0 +1,280 @@
+"""What a result was made of: the key of a stage, the tags of a model, the commit of a run.
+
+DVC is asked only through the files that it keeps in git, dvc.yaml and dvc.lock.
+"""
+
+import getpass
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from tasks.errors import TaskError
+
+ROOMS = ("flows", "tasks", "models", "data")
+WEIGHTS = Path("artifacts/finetune/classifiers/pretrained-0.safetensors")
+MANIFEST = Path("artifacts/prepare/store/manifest.json")
+
+
+def stage_key(stage: str, root: str | Path = ".") -> str:
+    """The name of one computation: 16 hex digits over its command, settings and inputs.
+
+    Equal keys mean equal results, so checkpoints, journals and MLflow runs are found by it. Inputs
+    that another stage makes count by their md5 in dvc.lock, all others by their content.
+
+    Raises:
+        TaskError: dvc.yaml has no such stage, or an input or a parameter of it is missing.
+    """
+    root = Path(root)
+    params = _read_yaml(root / "params.yaml")
+    stages = _read_yaml(root / "dvc.yaml").get("stages", {})
+    if stage not in stages:
+        raise TaskError(f"dvc.yaml has no stage {stage!r}: it has {', '.join(stages) or 'none'}.")
+    described = _resolve(stages[stage], params)
+    made = _made_by_stages(root)
+    inputs = {path: made.get(path) or _hash_path(root, path) for path in _deps(described, made)}
+    settings = {
+        f"{file}:{key}": _lookup(_read_yaml(root / file), key, file)
+        for file, key in _settings(described)
+    }
+    whole = {"cmd": described["cmd"], "params": settings, "deps": inputs}
+    return _digest(json.dumps(whole, sort_keys=True, default=str).encode())[:16]
+
+
+def lineage_tags(root: str | Path = ".", commit: str | None = None) -> dict[str, str]:
+    """All that is needed to make the present weights again, as tags of a model version.
+
+    Args:
+        root: The checkout with the artifacts.
+        commit: The commit that holds the run (`snapshot_commit`'s answer); HEAD if None.
+
+    Raises:
+        TaskError: A file of the lineage is missing, or this is no git repository.
+    """
+    root = Path(root)
+    params = _read_yaml(root / "params.yaml")
+    tags = {
+        "git_commit": commit or require_git(root),
+        "dvc_lock": _hash_file(root / "dvc.lock"),
+        "params": _digest(json.dumps(params, sort_keys=True, default=str).encode()),
+        "data_version": data_version(root),
+        "weights": _hash_file(root / WEIGHTS),
+        "torch": _installed("torch"),
+        "device": _device(),
+        "method": str(params.get("pretrain", {}).get("method", {}).get("name", "")),
+        "label_fraction": str(params.get("finetune", {}).get("label_fraction", "")),
+    }
+    if (root / "requirements.lock").exists():
+        tags["requirements_lock"] = _hash_file(root / "requirements.lock")
+    return tags
+
+
+def data_version(root: str | Path = ".") -> str:
+    """The digest of the packed store: one sha256 over every image, id and split."""
+    try:
+        return str(json.loads((Path(root) / MANIFEST).read_text(encoding="utf-8"))["digest"])
+    except (OSError, ValueError, KeyError):
+        raise TaskError(
+            f"{MANIFEST} is missing or broken: run `dvc repro prepare` (or `dvc pull`)."
+        ) from None
+
+
+def require_git(root: str | Path = ".") -> str:
+    """Returns the commit that HEAD stands on.
+
+    Raises:
+        TaskError: git is not installed, or this is not a repository with at least one commit.
+    """
+    if shutil.which("git") is None:
+        raise TaskError("git is not installed: install it, so that runs can be recorded.")
+    head = git(root, "rev-parse", "--verify", "--quiet", "HEAD^{commit}", check=False)
+    if head:
+        return head
+    if git(root, "rev-parse", "--git-dir", check=False):
+        raise TaskError("This git repository has no commit yet: `git add -A && git commit` first.")
+    raise TaskError(f"{Path(root).resolve()} is no git repository: `git init` and commit first.")
+
+
+def untracked_code(root: str | Path = ".") -> list[str]:
+    """Files in the code rooms that git neither tracks nor ignores, so that no commit holds them."""
+    require_git(root)
+    listed = git(root, "ls-files", "-z", "--others", "--exclude-standard", "--", *ROOMS)
+    return sorted(name for name in listed.split("\0") if name)
+
+
+def snapshot_commit(root: str | Path, run_id: str) -> str:
+    """Puts the tracked tree as it lies, edits included, on the branch ``runs/<run_id>``.
+
+    The user's branch, index and files are not touched: the tree is made in an index of its own. A
+    tree equal to HEAD's makes no new commit, the branch then names HEAD.
+
+    Returns:
+        The commit's hash.
+    """
+    root = Path(root)
+    head = require_git(root)
+    top = Path(git(root, "rev-parse", "--show-toplevel"))
+    index = Path(git(root, "rev-parse", "--path-format=absolute", "--git-path", "index"))
+    with tempfile.TemporaryDirectory(prefix="instar-index-") as scratch:
+        env = {**os.environ, **author(root), "GIT_INDEX_FILE": str(Path(scratch) / "index")}
+        if index.exists():
+            # A copy keeps git's cache of file times, so only what was edited is read again.
+            shutil.copy2(index, env["GIT_INDEX_FILE"])
+        else:
+            git(top, "read-tree", head, env=env)
+        git(top, "add", "--update", "--", ".", env=env)
+        for name in ("dvc.lock", "params.yaml"):
+            if (root / name).exists():
+                git(root, "add", "--force", "--", name, env=env)
+        tree = git(top, "write-tree", env=env)
+        commit = head
+        if tree != git(root, "rev-parse", f"{head}^{{tree}}"):
+            commit = git(top, "commit-tree", tree, "-p", head, "-m", f"Run {run_id}", env=env)
+    git(root, "update-ref", f"refs/heads/runs/{run_id}", commit)
+    return commit
+
+
+def author(root: str | Path) -> dict[str, str]:
+    """Environment that lets git commit where nobody told it a name (a container, a fresh CI)."""
+    found = {}
+    for role in ("AUTHOR", "COMMITTER"):
+        name = os.environ.get(f"GIT_{role}_NAME") or git(root, "config", "user.name", check=False)
+        mail = os.environ.get(f"GIT_{role}_EMAIL") or git(root, "config", "user.email", check=False)
+        found[f"GIT_{role}_NAME"] = name or os_user()
+        found[f"GIT_{role}_EMAIL"] = mail or f"{os_user()}@localhost"
+    return found
+
+
+def os_user() -> str:
+    """The login name; 'unknown' for a numeric user without one (arbitrary ids in containers)."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"
+
+
+def git(
+    root: str | Path, *arguments: str, check: bool = True, env: dict[str, str] | None = None
+) -> str:
+    """Runs git in ``root`` and returns what it said, without the last line end.
+
+    Raises:
+        TaskError: git failed and ``check`` is set; unchecked, the answer is then empty.
+    """
+    done = subprocess.run(
+        ["git", *arguments], cwd=root, env=env, capture_output=True, text=True, check=False
+    )
+    if done.returncode == 0:
+        return done.stdout.rstrip("\n")
+    if check:
+        raise TaskError(f"git {arguments[0]} failed: {done.stderr.strip() or 'no reason given'}")
+    return ""
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    from ruamel.yaml import YAML, YAMLError
+
+    try:
+        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise TaskError(f"{path.name} not found: run in the project's folder.") from None
+    except YAMLError as error:
+        raise TaskError(f"{path.name} is not valid YAML: {' '.join(str(error).split())}") from None
+    return content or {}
+
+
+def _resolve(value: Any, params: dict[str, Any]) -> Any:
+    """Fills DVC's ``${group.key}`` from params.yaml, as DVC itself does."""
+    if isinstance(value, dict):
+        return {key: _resolve(inner, params) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_resolve(inner, params) for inner in value]
+    if isinstance(value, str):
+        return re.sub(
+            r"\$\{\s*([^}]+?)\s*\}", lambda m: str(_lookup(params, m[1], "params.yaml")), value
+        )
+    return value
+
+
+def _lookup(params: dict[str, Any], dotted: str, file: str) -> Any:
+    found: Any = params
+    for part in dotted.split("."):
+        if not isinstance(found, dict) or part not in found:
+            raise TaskError(f"{file} has no {dotted}, which dvc.yaml uses: add it there.")
+        found = found[part]
+    return found
+
+
+def _settings(described: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for entry in described.get("params", []):
+        if isinstance(entry, dict):
+            for file, keys in entry.items():
+                yield from ((file, key) for key in keys or [])
+        else:
+            yield "params.yaml", entry
+
+
+def _deps(described: dict[str, Any], made: dict[str, str]) -> Iterator[str]:
+    """Paths of the inputs; of one inside a stage's output directory, that directory."""
+    for entry in described.get("deps", []):
+        path = os.path.normpath(next(iter(entry)) if isinstance(entry, dict) else entry)
+        parents = (str(parent) for parent in Path(path).parents)
+        yield path if path in made else next((p for p in parents if p in made), path)
+
+
+def _made_by_stages(root: Path) -> dict[str, str]:
+    if not (root / "dvc.lock").exists():
+        return {}
+    stages = _read_yaml(root / "dvc.lock").get("stages", {}).values()
+    outs = [out for stage in stages for out in stage.get("outs", [])]
+    return {os.path.normpath(out["path"]): out["md5"] for out in outs if out.get("md5")}
+
+
+def _hash_path(root: Path, name: str) -> str:
+    path = root / name
+    if path.is_dir():
+        files = [
+            file
+            for file in sorted(path.rglob("*"))
+            if file.is_file() and "__pycache__" not in file.parts
+        ]
+        listed = [f"{file.relative_to(path).as_posix()} {_hash_file(file)}" for file in files]
+        return _digest("\n".join(listed).encode())
+    return _hash_file(path)
+
+
+def _hash_file(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise TaskError(
+            f"{path} is missing: `dvc repro` makes it, `dvc pull` fetches it."
+        ) from None
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _installed(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _device() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name(0)
+    return f"cpu {platform.machine()}"

@@ -1,0 +1,33 @@
+"""Images of the store as data URIs, small enough that hundreds fit one page."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+# Larger images are shrunk to this: a report is looked at, not trained on.
+LARGEST = 64
+# From this size on photographs are far smaller as JPEG; below it PNG is as small and exact.
+JPEG_FROM = 48
+
+
+def data_uri(image: NDArray[np.generic]) -> str:
+    """Encode one image (H, W, C), uint8 or uint16, as a `data:` URI; equal pixels, equal text."""
+    pixels = (image >> 8).astype(np.uint8) if image.dtype == np.uint16 else image
+    # Of more channels than a screen has, the first three are shown; of two, the first.
+    shown = pixels[..., :3] if pixels.shape[-1] >= 3 else pixels[..., 0]
+    picture = Image.fromarray(np.ascontiguousarray(shown))
+    if max(picture.size) > LARGEST:
+        picture.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    if max(picture.size) >= JPEG_FROM:
+        picture.save(buffer, "JPEG", quality=82, optimize=True)
+        kind = "jpeg"
+    else:
+        picture.save(buffer, "PNG", optimize=True)
+        kind = "png"
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"

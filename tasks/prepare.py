@@ -1,0 +1,17 @@
+"""Stage `prepare`: read, validate, de-duplicate, resize once, pack and split the images."""
+
+from __future__ import annotations
+
+from data.pack import pack
+from tasks.stage import Stage, stage
+
+
+def prepare(run: Stage) -> None:
+    """Packs `data.path` into `artifacts/prepare/store`, the test labels apart from it."""
+    summary = pack(run.params.data, run.out, run.progress)
+    run.write_json("summary.json", summary.as_dict())
+
+
+if __name__ == "__main__":
+    with stage("prepare") as run:
+        prepare(run)

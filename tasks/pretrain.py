@@ -1,0 +1,147 @@
+"""Stage `pretrain`: learn an encoder from all training images without a label."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from data.datamodule import ViewsDataModule
+from data.splits import draw_labels
+from data.store import PackedStore
+from models.encoders import build_encoder
+from models.methods import build_method
+from models.monitors import CollapseMonitor, EpochHistory, OnlineKNN
+from models.pretraining import Pretraining
+from models.weights import save_weights
+from tasks.stage import ARTIFACTS, Stage, stage
+
+# Images on which health is measured: enough for a stable rank, cheap each epoch.
+WATCHED = 1024
+
+
+def pretrain(run: Stage) -> None:
+    """Trains `pretrain.method` and keeps its encoder."""
+    params = run.params.pretrain
+    torch.set_num_threads(params.threads)
+    store = PackedStore.open(ARTIFACTS / "prepare" / "store")
+    shape = {name: store.manifest[name] for name in ("channels", "size", "mean", "std")}
+    encoder = build_encoder(params.encoder, **shape, seed=params.seed)
+    method = build_method(params.method, encoder, seed=params.seed)
+    rows = store.rows("train")
+    data = ViewsDataModule(
+        store,
+        rows,
+        params.augmentation,
+        views=2,
+        batch_size=params.batch_size,
+        seed=params.seed,
+        workers=params.workers,
+    )
+    module = Pretraining(
+        method, params.optimizer, params.epochs, len(data.train_dataloader()), seed=params.seed
+    )
+    history = EpochHistory(on_epoch=lambda row: _tell(run, row))
+    callbacks = [CollapseMonitor(_images(store, rows[:WATCHED])), *_probe(run, store, rows)]
+    trainer = _trainer(run, [*callbacks, history, Speedometer(run, params.epochs)])
+    checkpoint = _newest_checkpoint(run)
+    if checkpoint is not None:
+        # Told here, since Lightning builds its first iterator before it knows (its issue 21938).
+        data.set_epoch(int(checkpoint.stem) + 1)
+    trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+    save_weights(method.encoder, run.out / "encoder.safetensors")
+    run.write_json("encoder.json", {"encoder": params.encoder.model_dump(mode="json"), **shape})
+    table = pd.DataFrame(history.rows).round(6)
+    table["epoch"] = table["epoch"].astype(int) + 1
+    table.to_csv(run.out / "history.csv", index=False)
+    run.write_json("metrics.json", {k: v for k, v in table.iloc[-1].to_dict().items() if v == v})
+
+
+class Speedometer(Callback):
+    """Shows epoch, step, loss and images/s while the trainer works."""
+
+    def __init__(self, run: Stage, epochs: int):
+        self.run = run
+        self.epochs = epochs
+        self._shown = ""
+        self._since = time.monotonic()
+        self._images = 0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the batch; twice a second read the loss, which waits for the device."""
+        self._images += len(batch["index"])
+        elapsed = time.monotonic() - self._since
+        if elapsed > 0.5:
+            rate = self._images / elapsed
+            self._shown = f"loss {float(outputs['loss']):.3f} · {rate:,.0f} images/s"
+            self._since, self._images = time.monotonic(), 0
+        self.run.progress(
+            f"epoch {trainer.current_epoch + 1}/{self.epochs}",
+            trainer.global_step,
+            int(trainer.estimated_stepping_batches),
+            f"step {batch_idx + 1}/{trainer.num_training_batches} · {self._shown}",
+        )
+
+
+def _images(store: PackedStore, rows: Any) -> torch.Tensor:
+    return torch.from_numpy(store.gather(rows))
+
+
+def _probe(run: Stage, store: PackedStore, rows: Any) -> list[Callback]:
+    """The online kNN on the labels of finetune's first draw, if there are any to draw."""
+    fraction = run.params.pretrain.probe_fraction
+    labels = store.labels(rows)
+    if fraction == 0 or (labels >= 0).sum() < len(store.classes):
+        return []
+    drawn = draw_labels(labels, fraction, seed=0, draw=0)
+    return [OnlineKNN(_images(store, rows[drawn]), torch.from_numpy(labels[drawn]))]
+
+
+def _trainer(run: Stage, callbacks: list[Callback]) -> Trainer:
+    # Its lines of advice (workers, loggers, "fit stopped") would break up the progress bar.
+    warnings.filterwarnings("ignore", module="lightning")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    checkpoints = ModelCheckpoint(
+        run.scratch,
+        filename="{epoch:04d}",
+        auto_insert_metric_name=False,
+        save_top_k=1,
+        save_on_train_epoch_end=True,
+    )
+    return Trainer(
+        max_epochs=run.params.pretrain.epochs,
+        accelerator="auto",
+        devices=1,
+        logger=False,
+        callbacks=[*callbacks, checkpoints],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=run.scratch,
+    )
+
+
+def _newest_checkpoint(run: Stage) -> Path | None:
+    found = sorted(run.scratch.glob("*.ckpt"))
+    if found:
+        run.progress(f"resuming after {found[-1].stem}", 0)
+    return found[-1] if found else None
+
+
+def _tell(run: Stage, row: Mapping[str, float]) -> None:
+    epoch = int(row["epoch"]) + 1
+    run.journal.metrics({k: v for k, v in row.items() if k != "epoch"}, step=epoch)
+
+
+if __name__ == "__main__":
+    with stage("pretrain") as run:
+        pretrain(run)

@@ -1,0 +1,204 @@
+"""Brings what happened into MLflow: live while it is up, later when it was not, never in the way.
+
+The publisher keeps, per flow run, a record in `.instar/runs/<run_id>.json`: which stages there
+were, which MLflow runs they became and how much of each journal has arrived. A thread delivers from
+it; whatever is left when the flow ends is delivered by `sync`.
+
+Each point arrives at least once and counts once: the record only moves on after MLflow took a
+batch, and the first batch after a doubt (an outage, a new process) is compared with what MLflow
+holds already.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from tasks.delivery import Delivery
+from tasks.errors import TaskError
+from tasks.journal import journal_path
+from tasks.shelf import RUNS, Shelf, StageRecord, Status, new_record
+from tasks.tracking import tracking_uri_of
+
+POLL_SECONDS = 1.0
+LONGEST_PAUSE = 30.0
+
+
+@dataclass(frozen=True)
+class SyncResult:
+    """What `sync` did.
+
+    Attributes:
+        delivered: Flow runs that are now wholly in MLflow.
+        left: Flow runs that are not.
+        notice: Why some are left, in one sentence.
+    """
+
+    delivered: list[str]
+    left: list[str]
+    notice: str | None
+
+
+class Publisher:
+    """Publishes one flow run from a background thread; the caller only says what happens.
+
+    Attributes:
+        notice: One sentence if MLflow could not be reached (the last reason), else None.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        run_id: str,
+        tracking_uri: str | None = None,
+        on_notice: Callable[[str], None] | None = None,
+    ):
+        self.root = Path(root)
+        self.notice: str | None = None
+        self._uri = tracking_uri or tracking_uri_of(root)
+        self._on_notice = on_notice
+        self._shelf = Shelf(self.root, run_id)
+        self._lock = self._shelf.lock()
+        if self._lock is None:
+            raise TaskError(f"Run {run_id} is being published by another process: wait for it.")
+        self._record = self._shelf.load() or new_record(self.root, run_id)
+        self._record.status = self._record.ended = None
+        self._record.delivered = False
+        self._shelf.save(self._record)
+        self._changed = threading.Event()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="publisher", daemon=True)
+        self._thread.start()
+
+    def stage(self, name: str, key: str, status: Status) -> None:
+        """Tells that a stage starts ('running') or how it ended.
+
+        The files of an ended stage are set aside at once (by hard link), so that a later run may
+        overwrite them before MLflow has them.
+        """
+        path = journal_path(self.root, name, key)
+        with self._shelf.guard:
+            known = self._record.stages.get(name)
+            if known is None or known.key != key or known.delivered:
+                size = path.stat().st_size if path.exists() else 0
+                # Without an announcement all of the journal counts as this run's.
+                announced = size if status in ("running", "cached") else 0
+                known = self._record.stages[name] = StageRecord(key, status, announced)
+            known.status = status
+            if status in ("ran", "cached"):
+                self._shelf.set_aside(name)
+            self._shelf.save(self._record)
+        self._changed.set()
+
+    def close(self, status: str = "FINISHED", timeout: float = 30.0) -> bool:
+        """Ends the run and waits at most ``timeout`` seconds for MLflow to have all of it.
+
+        Args:
+            status: MLflow's word for how the flow ended: FINISHED, FAILED or KILLED.
+            timeout: Seconds; what is left then is left for `sync`.
+
+        Returns:
+            Whether everything has arrived.
+        """
+        with self._shelf.guard:
+            self._record.status = status
+            self._record.ended = time.time_ns() // 1_000_000
+            self._shelf.save(self._record)
+        self._closing.set()
+        self._changed.set()
+        self._thread.join(timeout)
+        if not self._thread.is_alive():
+            self._release()
+        return self._record.delivered
+
+    def __enter__(self) -> Publisher:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            killed = not issubclass(kind, Exception)
+            self.close("KILLED" if killed else "FAILED")
+
+    def _work(self) -> None:
+        delivery = Delivery(self.root, self._record, self._shelf, self._uri)
+        pause = POLL_SECONDS
+        while True:
+            closing = self._closing.is_set()
+            self._changed.clear()
+            try:
+                delivery.advance()
+                pause, arrived = POLL_SECONDS, True
+            except Exception as error:
+                # Whatever MLflow's trouble is, the run goes on and its journal stays.
+                self._tell(error)
+                pause, arrived = min(2 * pause, LONGEST_PAUSE), False
+            # One last try after the close; what fails now is for `sync`.
+            if closing and (self._record.delivered or not arrived):
+                return
+            if not arrived:
+                self._closing.wait(pause)
+            else:
+                self._changed.wait(pause)
+
+    def _tell(self, error: Exception) -> None:
+        first = self.notice is None
+        self.notice = trouble(self._uri, error)
+        if first and self._on_notice:
+            with contextlib.suppress(Exception):
+                self._on_notice(self.notice)
+
+    def _release(self) -> None:
+        if self._lock:
+            self._lock.close()
+            self._lock = None
+
+
+def sync(root: str | Path = ".", tracking_uri: str | None = None) -> SyncResult:
+    """Delivers all that past flow runs still owe MLflow; runs in progress are left alone."""
+    root, uri = Path(root), tracking_uri or tracking_uri_of(root)
+    delivered: list[str] = []
+    left: list[str] = []
+    notice = None
+    for path in sorted((root / RUNS).glob("*.json")):
+        shelf = Shelf(root, path.stem)
+        with _held(shelf) as free:
+            record = shelf.load() if free else None
+            if record is None or record.delivered:
+                continue
+            # A flow that was killed never said how it ended.
+            record.status = record.status or "KILLED"
+            try:
+                Delivery(root, record, shelf, uri).advance()
+                delivered.append(record.run_id)
+            except Exception as error:
+                left.append(record.run_id)
+                notice = trouble(uri, error)
+    return SyncResult(delivered, left, notice)
+
+
+def trouble(uri: str, error: Exception) -> str:
+    """One sentence about an MLflow that does not answer as it should."""
+    reason = " ".join(str(error).split())[:200]
+    return f"MLflow at {uri} did not take the run; `instar sync` delivers it later ({reason})"
+
+
+@contextlib.contextmanager
+def _held(shelf: Shelf) -> Iterator[bool]:
+    file = shelf.lock()
+    try:
+        yield file is not None
+    finally:
+        if file:
+            file.close()

@@ -1,0 +1,78 @@
+"""DVC's remote: the second place where data and artifacts lie, so that a commit can be rebuilt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from tasks.errors import TaskError
+from tasks.runner import dvc_complaint, run_dvc
+
+
+def require_dvc(root: Path | str) -> None:
+    """Raise TaskError unless `root` is a DVC project with a pipeline."""
+    root = Path(root)
+    if not (root / ".dvc").is_dir():
+        raise TaskError(f"{root} is not a DVC project: run `dvc init` there.")
+    if not (root / "dvc.yaml").is_file():
+        raise TaskError(f"{root / 'dvc.yaml'} not found: restore it with `git checkout dvc.yaml`.")
+
+
+def dvc_settings(root: Path | str) -> dict[str, str]:
+    """DVC's merged configuration, `section.key` to value; local paths are absolute.
+
+    Raises:
+        TaskError: `root` is no DVC project, or its configuration is not valid.
+    """
+    answer = run_dvc(["config", "--list"], root)
+    if answer.returncode != 0:
+        raise TaskError(f"dvc cannot read its settings: {dvc_complaint(answer.stdout)}")
+    pairs = (line.partition("=") for line in answer.stdout.splitlines())
+    return {name: value for name, equals, value in pairs if equals}
+
+
+def default_remote(settings: dict[str, str]) -> tuple[str, str] | None:
+    """Name and URL of the default remote in `dvc_settings`; None without one."""
+    name = settings.get("core.remote")
+    url = settings.get(f"remote.{name}.url")
+    return (name, url) if name and url else None
+
+
+def fetch(root: Path | str) -> str:
+    """Get into the cache what the remote has and this machine lacks, as far as possible.
+
+    Returns:
+        What happened, for a person: a run goes on without the remote, it only computes more.
+    """
+    remote = default_remote(dvc_settings(root))
+    if remote is None:
+        return "no DVC remote is set"
+    if not urlsplit(remote[1]).scheme and not _holds_files(Path(remote[1])):
+        return "the DVC remote is still empty"
+    answer = run_dvc(["fetch", "--quiet", "--run-cache"], root)
+    if answer.returncode == 0:
+        return "fetched"
+    return f"not all could be fetched ({dvc_complaint(answer.stdout)}); it will be computed"
+
+
+def push(root: Path | str) -> None:
+    """Send all that dvc.lock names, and the run-cache, to the default remote.
+
+    Raises:
+        TaskError: Nothing confirms that the remote has it all; the work itself is kept.
+    """
+    answer = run_dvc(["push", "--run-cache"], root)
+    if "no remote specified" in answer.stdout:
+        raise TaskError(
+            "no DVC remote is set, so nothing outside this checkout could rebuild the model: "
+            "`dvc remote add -d NAME URL`, then run again (what was computed is kept)."
+        )
+    if answer.returncode != 0:
+        raise TaskError(
+            f"dvc push failed: {dvc_complaint(answer.stdout)}. What was computed is kept; "
+            "mend the remote and run again."
+        )
+
+
+def _holds_files(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())

@@ -1,0 +1,181 @@
+"""Runs one stage as `dvc repro --single-item <stage>` does, and tells what came of it.
+
+DVC alone decides whether there is anything to compute. The stage's stderr is this process' own
+when that is a terminal (the stage draws its progress bar there); everything else that DVC and the
+stage print goes to `.instar/logs/<stage>.log`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tasks.errors import TaskError
+from tasks.leash import Leash
+from tasks.lineage import stage_key
+
+STAGES = ("prepare", "pretrain", "finetune", "evaluate")
+LineReader = Callable[[str], None]
+
+# The very CLI of `dvc`, except that DVC's own stderr (logs, bars) joins its stdout. The command
+# that DVC starts still inherits file descriptor 2: a terminal stays a terminal for the stage.
+_DVC_MAIN = (
+    "import sys; sys.stderr = sys.stdout; from dvc.cli import main; sys.exit(main(sys.argv[1:]))"
+)
+_UNCHANGED = re.compile(r"^Stage '.*' (didn't change, skipping|is cached - skipping run)")
+_WOULD_RUN = re.compile(r"^Running stage '([^']+)'")
+
+
+@dataclass(frozen=True)
+class StageOutcome:
+    """How a stage went: computed now ('ran') or known already ('cached').
+
+    Attributes:
+        stage: Name of the stage.
+        status: 'cached' means unchanged or restored from DVC's run-cache.
+        seconds: Wall-clock time, DVC's own included.
+        key: The stage key, see `tasks.lineage.stage_key`.
+    """
+
+    stage: str
+    status: Literal["ran", "cached"]
+    seconds: float
+    key: str
+
+
+def run_stage(stage: str, root: Path | str, on_line: LineReader | None = None) -> StageOutcome:
+    """Bring one stage up to date, its upstream stages left as they are.
+
+    The stage and everything it starts end with this process, whatever ends it.
+
+    Args:
+        stage: A stage of dvc.yaml.
+        root: The checkout to run in.
+        on_line: Called with every line that DVC and the stage print (not with the progress bar).
+
+    Raises:
+        TaskError: The stage failed; the message is the stage's own explanation.
+    """
+    root = Path(root)
+    log = root / ".instar" / "logs" / f"{stage}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    complaint = root / ".instar" / "errors" / f"{stage}.txt"
+    # A former failure must not explain this one (the stage itself may never get to start).
+    complaint.unlink(missing_ok=True)
+    started = time.monotonic()
+    status, lines = _follow(["repro", "--single-item", stage], root, log, on_line)
+    if status != 0:
+        raise TaskError(_why(stage, complaint, lines, log.relative_to(root)))
+    cached = any(_UNCHANGED.match(line) for line in lines)
+    return StageOutcome(
+        stage,
+        "cached" if cached else "ran",
+        time.monotonic() - started,
+        stage_key(stage, root),
+    )
+
+
+def planned_stages(root: Path | str) -> list[str]:
+    """The stages that `dvc repro` would look at for a run now, in order.
+
+    A stage listed here may still turn out to be in DVC's run-cache.
+
+    Raises:
+        TaskError: DVC cannot read the project.
+    """
+    answer = run_dvc(["repro", "--dry"], root)
+    if answer.returncode != 0:
+        raise TaskError(f"dvc cannot plan the run: {dvc_complaint(answer.stdout)}")
+    found = (_WOULD_RUN.match(line) for line in answer.stdout.splitlines())
+    return [match.group(1) for match in found if match]
+
+
+def run_dvc(arguments: Sequence[str], root: Path | str) -> subprocess.CompletedProcess[str]:
+    """Run a short DVC command to its end; stdout holds all that it printed."""
+    return subprocess.run(
+        dvc_command(arguments),
+        cwd=root,
+        env=dvc_environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+
+
+def dvc_command(arguments: Sequence[str]) -> list[str]:
+    """The DVC of this interpreter's own environment, whatever PATH says."""
+    # -P: a file of the checkout (copy.py, data/, …) must not stand in for a package of DVC.
+    return [sys.executable, "-P", "-c", _DVC_MAIN, *arguments]
+
+
+def dvc_environment() -> dict[str, str]:
+    """Environment in which `python` in dvc.yaml is this interpreter, and DVC sends nothing out."""
+    here = str(Path(sys.executable).parent)
+    path = os.environ.get("PATH", os.defpath)
+    return {
+        **os.environ,
+        "PATH": f"{here}{os.pathsep}{path}",
+        "DVC_NO_ANALYTICS": "true",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def dvc_complaint(output: str) -> str:
+    """The line of a failed command's output that says most, one line long."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith(("ERROR:", "error:"))]
+    said = (errors or lines or ["it said nothing"])[-1]
+    return re.sub(r"^(ERROR|error):\s*", "", said)
+
+
+def _follow(
+    arguments: list[str], root: Path, log: Path, on_line: LineReader | None
+) -> tuple[int, list[str]]:
+    """Run DVC on a leash, copying its lines to `log`; returns exit status and lines."""
+    terminal = sys.stderr is not None and sys.stderr.isatty()
+    leash = Leash(
+        dvc_command(arguments),
+        cwd=root,
+        env=dvc_environment(),
+        stdout=subprocess.PIPE,
+        stderr=None if terminal else subprocess.STDOUT,
+    )
+    lines: list[str] = []
+    with leash, log.open("w", encoding="utf-8") as file:
+        assert leash.process.stdout is not None
+        for raw in leash.process.stdout:
+            line = raw.decode("utf-8", "replace").rstrip("\n")
+            file.write(line + "\n")
+            file.flush()
+            lines.append(line)
+            if on_line is not None:
+                on_line(line)
+        return leash.wait(), lines
+
+
+def _why(stage: str, complaint: Path, lines: list[str], log: Path) -> str:
+    """The stage's own explanation, else the last telling line of its output."""
+    if complaint.is_file() and (said := complaint.read_text(encoding="utf-8").strip()):
+        return said
+    output = "\n".join(lines)
+    if "No space left on device" in output or "Disk quota exceeded" in output:
+        return (
+            f"no space left on the disk while stage {stage} ran: free some and run again; "
+            "what earlier stages computed is kept."
+        )
+    if "Unable to acquire lock" in output:
+        return f"another DVC command holds this checkout: let it end, then run stage {stage} again."
+    own = [line for line in lines if line.strip() and not line.startswith(("ERROR: failed to",))]
+    return (
+        f"stage {stage} failed: {dvc_complaint(chr(10).join(own))}. The whole output is in {log}."
+    )

@@ -1,0 +1,277 @@
+"""The model that MLflow serves: images or paths in, labels and probabilities out.
+
+The logged model is data and source code: weights (safetensors), a description (JSON) and the code
+rooms that rebuild the classifier from them. No pickle is written or read. This very file is part of
+it: MLflow calls `_load_pyfunc` with the folder of the weights.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from mlflow import MlflowClient
+    from mlflow.models import ModelSignature
+
+    from models.learners.classifier import Classifier
+
+FINETUNE = Path("artifacts/finetune")
+# Chosen before any test label is seen.
+ARM, DRAW = "pretrained", 0
+# Images decoded at once: bounds the memory for a long list of paths.
+BATCH = 512
+
+
+class ServedModel:
+    """A classifier with its class names, as `mlflow.pyfunc.load_model` gives it."""
+
+    def __init__(self, classifier: Classifier, classes: Sequence[str], size: int, channels: int):
+        self.classifier = classifier
+        self.classes = list(classes)
+        self.size = size
+        self.channels = channels
+
+    def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """Classifies images of any number and size.
+
+        Args:
+            model_input: Array (N, H, W) or (N, H, W, C) of pixels (uint8, or floats in [0, 1]);
+                or image paths: a list, an array of str, or a DataFrame with a column ``path``.
+                Every image is brought to the training size as it was for training.
+            params: ``{"embedding": True}`` adds the encoder's features.
+
+        Returns:
+            One row an image: ``label``, ``prob_<class>`` for each class and, if asked for,
+            ``embedding`` (a list of D numbers).
+
+        Raises:
+            DataError: The input is neither, or an image cannot be read; it is named.
+        """
+        import numpy as np
+        import pandas as pd
+        import torch
+
+        from models.extraction import extract_features
+
+        source = _images_or_paths(model_input)
+        probabilities = np.empty((0, len(self.classes)), np.float32)
+        embeddings: list[list[float]] = []
+        for start in range(0, len(source), BATCH):
+            batch = torch.from_numpy(self._canvases(source[start : start + BATCH], start))
+            part = self.classifier.predict_proba(batch).numpy()
+            probabilities = np.concatenate([probabilities, part])
+            if (params or {}).get("embedding"):
+                embeddings += extract_features(self.classifier.encoder, batch).tolist()
+        columns: dict[str, Any] = {
+            "label": [self.classes[best] for best in probabilities.argmax(axis=1)]
+        }
+        for position, name in enumerate(self.classes):
+            columns[f"prob_{name}"] = probabilities[:, position]
+        if (params or {}).get("embedding"):
+            columns["embedding"] = embeddings
+        return pd.DataFrame(columns)
+
+    def _canvases(self, batch: np.ndarray | list[str], first: int) -> np.ndarray:
+        """Images or paths as the packed store would hold them: uint8 (N, size, size, C)."""
+        import numpy as np
+
+        from data.errors import DataError
+        from data.reading import decode, to_canvas
+
+        canvases = []
+        for position, item in enumerate(batch, start=first):
+            try:
+                image = decode(Path(item).read_bytes()) if isinstance(item, str) else item
+                canvases.append(to_canvas(image, self.size, self.channels))
+            except (DataError, OSError) as error:
+                name = item if isinstance(item, str) else f"image {position}"
+                raise DataError(f"{name}: {error}") from error
+        return np.stack(canvases)
+
+
+def build_served_model(description: dict[str, Any], weights: Path) -> ServedModel:
+    """Rebuilds the classifier.
+
+    Args:
+        description: What finetune's learners.json says: classes, size, channels, mean, std,
+            encoder, learner.
+        weights: A safetensors file of a classifier.
+
+    Raises:
+        ModelError: The weights are of another model.
+    """
+    import torch
+    from pydantic import TypeAdapter
+
+    from models.encoders import build_encoder
+    from models.learners import LearnerParams, build_classifier
+    from models.params import EncoderParams
+    from models.weights import load_weights
+
+    encoder = build_encoder(
+        EncoderParams.model_validate(description["encoder"]),
+        description["channels"],
+        description["size"],
+        description["mean"],
+        description["std"],
+    )
+    classes = description["classes"]
+    learner = TypeAdapter(LearnerParams).validate_python(description["learner"])
+    classifier = build_classifier(learner, encoder, len(classes))
+    load_weights(classifier, weights)
+    classifier.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    return ServedModel(classifier, classes, description["size"], description["channels"])
+
+
+def log_served_model(client: MlflowClient, run: str, root: Path, name: str) -> str:
+    """Logs the chosen classifier of a checkout's artifacts as a model of an MLflow run.
+
+    MLflow has no client call for this and its fluent one uses a global tracking URI, so the steps
+    of `mlflow.models.Model.log` are taken one by one with this client.
+
+    Returns:
+        The id of MLflow's logged model.
+    """
+    import mlflow.pyfunc
+    from mlflow.entities import LoggedModelOutput
+    from mlflow.models import Model
+
+    description = json.loads((root / FINETUNE / "learners.json").read_text(encoding="utf-8"))
+    experiment = client.get_run(run).info.experiment_id
+    logged = client.create_logged_model(experiment, name=name, source_run_id=run)
+    metadata = Model(
+        artifact_path=logged.artifact_location,
+        model_uuid=logged.model_id,
+        run_id=run,
+        model_id=logged.model_id,
+    )
+    try:
+        with tempfile.TemporaryDirectory(prefix="instar-model-") as scratch, _unadvised():
+            code = _copy_code(root, Path(scratch) / "code")
+            mlflow.pyfunc.save_model(
+                str(Path(scratch) / "model"),
+                loader_module="tasks.serving",
+                data_path=str(_copy_weights(root, description, Path(scratch) / "classifier")),
+                code_paths=[str(room) for room in code],
+                mlflow_model=metadata,
+                signature=served_signature(description["classes"]),
+                pip_requirements=requirements(description["encoder"]["name"]),
+            )
+            client.log_model_artifacts(logged.model_id, str(Path(scratch) / "model"))
+    except BaseException:
+        client.finalize_logged_model(logged.model_id, "FAILED")
+        raise
+    client.finalize_logged_model(logged.model_id, "READY")
+    client.log_outputs(run, [LoggedModelOutput(logged.model_id, step=0)])
+    return logged.model_id
+
+
+def served_signature(classes: Sequence[str]) -> ModelSignature:
+    """What MLflow shows and checks: any array or paths in, one row of probabilities an image out.
+
+    Found by trying MLflow 3.17: of its schemas only an unnamed tensor of objects of shape (-1,)
+    lets arrays of any rank and size and tables of paths through, and it still refuses a list of
+    paths. So enforcement of the input is left to `ServedModel.predict`, as MLflow itself does for
+    models whose signature comes from type hints.
+    """
+    import numpy as np
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
+    from mlflow.types.schema import Array
+
+    outputs = [ColSpec(DataType.string, "label")]
+    outputs += [ColSpec(DataType.float, f"prob_{name}") for name in classes]
+    outputs += [ColSpec(Array(DataType.float), "embedding", required=False)]
+    signature = ModelSignature(
+        inputs=Schema([TensorSpec(np.dtype("O"), (-1,))]),
+        outputs=Schema(outputs),
+        params=ParamSchema([ParamSpec("embedding", DataType.boolean, False)]),
+    )
+    signature._is_signature_from_type_hint = True
+    return signature
+
+
+def requirements(encoder: str) -> list[str]:
+    """Just what `predict` needs, at the versions that are installed here."""
+    needed = ["mlflow", "torch", "safetensors", "pillow", "pandas", "numpy", "pydantic"]
+    if encoder != "resnet_tiny":
+        needed.append("timm")
+    # A build such as 2.14.1+cpu is on no public index.
+    return [f"{package}=={version(package).split('+')[0]}" for package in needed]
+
+
+@contextlib.contextmanager
+def _unadvised() -> Iterator[None]:
+    """MLflow urges an input example on every model; ours takes inputs that no example covers."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*An input example was not provided", UserWarning)
+        yield
+
+
+def _load_pyfunc(data_path: str) -> ServedModel:
+    folder = Path(data_path)
+    description = json.loads((folder / "classifier.json").read_text(encoding="utf-8"))
+    return build_served_model(description, folder / "classifier.safetensors")
+
+
+def _images_or_paths(model_input: Any) -> np.ndarray | list[str]:
+    import numpy as np
+    import pandas as pd
+
+    from data.errors import DataError
+
+    if isinstance(model_input, pd.DataFrame):
+        if "path" not in model_input.columns:
+            raise DataError("a table of images needs a column 'path' with the image files")
+        model_input = model_input["path"].tolist()
+    if isinstance(model_input, str | Path):
+        model_input = [model_input]
+    items = list(model_input) if isinstance(model_input, list | tuple | pd.Series) else None
+    if items is not None and all(isinstance(item, str | Path) for item in items):
+        return [str(item) for item in items]
+    array = np.asarray(model_input)
+    if array.dtype.kind == "U" or (array.dtype == object and array.ndim == 1):
+        return [str(path) for path in array.ravel()]
+    if array.ndim not in (3, 4):
+        raise DataError(
+            f"images come as (N, H, W) or (N, H, W, C), not {array.shape}; "
+            "put one image into a batch with image[None]"
+        )
+    return array
+
+
+def _copy_weights(root: Path, description: dict[str, Any], target: Path) -> Path:
+    target.mkdir()
+    chosen = next(fit for fit in description["arms"][ARM] if fit["draw"] == DRAW)
+    shutil.copyfile(root / FINETUNE / chosen["weights"], target / "classifier.safetensors")
+    needed = ("classes", "size", "channels", "mean", "std", "encoder", "learner")
+    kept = {name: description[name] for name in needed}
+    (target / "classifier.json").write_text(json.dumps(kept, indent=2), encoding="utf-8")
+    return target
+
+
+def _copy_code(root: Path, target: Path) -> list[Path]:
+    """Copies the source of what `predict` imports; never the raw data that lies in a room."""
+    for source in _sources(root):
+        copy = target / source.relative_to(root)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, copy)
+    return sorted(target.iterdir())
+
+
+def _sources(root: Path) -> Iterator[Path]:
+    for room in ("models", "data"):
+        for source in sorted((root / room).rglob("*.py")):
+            if not source.is_relative_to(root / "data" / "raw"):
+                yield source
+    yield from (root / "tasks" / name for name in ("__init__.py", "errors.py", "serving.py"))

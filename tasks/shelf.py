@@ -1,0 +1,137 @@
+"""What the publisher remembers of a flow run, on the disk: its record and the files set aside."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import os
+import shutil
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from tasks.tracking import flatten
+
+Status = Literal["running", "ran", "cached", "failed", "killed"]
+
+RUNS = Path(".instar") / "runs"
+# Too large, or not for MLflow's eyes (test labels); the rest of a stage's outputs is kept for it.
+NOT_PUBLISHED = ("store", "test_labels.parquet")
+
+
+@dataclass
+class StageRecord:
+    """One stage of a flow run, and how much of it MLflow has.
+
+    Attributes:
+        key: The stage key.
+        status: As told to `Publisher.stage`.
+        announced: Size of the journal when the stage was announced: what it holds beyond is new.
+        offset: Bytes of the journal that have arrived; None before the first.
+        run: The MLflow run, once there is one.
+        delivered: Everything of this stage has arrived.
+    """
+
+    key: str
+    status: Status
+    announced: int
+    offset: int | None = None
+    run: str | None = None
+    delivered: bool = False
+
+
+@dataclass
+class RunRecord:
+    """One flow run; see the module. ``status`` is MLflow's word, once the flow has ended."""
+
+    run_id: str
+    began: int
+    experiment: str
+    params: dict[str, str]
+    parent: str | None = None
+    status: str | None = None
+    ended: int | None = None
+    delivered: bool = False
+    stages: dict[str, StageRecord] = field(default_factory=dict)
+
+
+class Shelf:
+    """Where a flow run's record and the files set aside for it lie."""
+
+    def __init__(self, root: Path, run_id: str):
+        self.root = root
+        self.run_id = run_id
+        self.path = root / RUNS / f"{run_id}.json"
+        self.folder = root / RUNS / run_id
+        self.guard = threading.RLock()
+
+    def lock(self) -> IO[str] | None:
+        """Held while this run is published, by one process; None if another holds it."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(self.path.with_suffix(".lock"), "w")  # noqa: SIM115 - open while held
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            return None
+        return file
+
+    def load(self) -> RunRecord | None:
+        """The record as it was last saved."""
+        try:
+            raw = json.loads(self.path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        stages = {name: StageRecord(**stage) for name, stage in raw.pop("stages").items()}
+        return RunRecord(**raw, stages=stages)
+
+    def save(self, record: RunRecord) -> None:
+        """Writes the record whole or not at all."""
+        with self.guard:
+            text = json.dumps(dataclasses.asdict(record), indent=2)
+            fresh = self.path.with_suffix(".new")
+            with open(fresh, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(fresh, self.path)
+
+    def set_aside(self, stage: str) -> None:
+        """Keeps a stage's present outputs for the delivery."""
+        source, target = self.root / "artifacts" / stage, self.folder / stage
+        shutil.rmtree(target, ignore_errors=True)
+        if source.is_dir():
+            # DVC removes outputs before it writes new ones, so that a link keeps the old bytes.
+            shutil.copytree(
+                source,
+                target,
+                ignore=shutil.ignore_patterns(*NOT_PUBLISHED),
+                copy_function=_link_or_copy,
+            )
+        manifest = self.root / "artifacts" / "prepare" / "store" / "manifest.json"
+        if manifest.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(manifest, self.folder / "manifest.json")
+
+    def clear(self) -> None:
+        """Forgets the files set aside."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def new_record(root: Path, run_id: str) -> RunRecord:
+    """The record of a flow run that starts now, with the settings it starts with."""
+    from tasks.params import load_params
+
+    whole: dict[str, Any] = load_params(root / "params.yaml").model_dump(mode="json", by_alias=True)
+    params = {name: str(value) for name, value in flatten(whole)}
+    return RunRecord(run_id, time.time_ns() // 1_000_000, whole["register"]["name"], params)
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(os.path.realpath(source), target)
+    except OSError:
+        shutil.copyfile(source, target)

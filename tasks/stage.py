@@ -1,0 +1,143 @@
+"""The frame of `python -m tasks.<stage>`: settings, journal, progress and errors, for all stages.
+
+A stage computes and writes files. It needs neither Prefect nor MLflow, and its cached outputs hold
+no clock, host or absolute path: those belong into the journal.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from data.errors import DataError
+from models.errors import ModelError
+from tasks.errors import TaskError
+from tasks.journal import Journal, journal_path
+from tasks.lineage import stage_key
+from tasks.params import Params, load_params
+from tasks.progress import StageProgress
+
+ARTIFACTS = Path("artifacts")
+STATE = Path(".instar")
+# A progress event in the journal at most this often: it is for watchers, not for the record.
+PROGRESS_EVERY = 2.0
+
+
+class Stage:
+    """What a running stage has at hand.
+
+    Attributes:
+        params: The validated settings.
+        out: The folder to write to, empty at the start.
+        journal: Where metrics go that MLflow will show.
+        scratch: A folder for checkpoints, named by the stage key: a changed setting or input
+            never meets another's state. Removed when the stage succeeds.
+    """
+
+    def __init__(self, name: str, key: str, params: Params, journal: Journal, bar: StageProgress):
+        self.name = name
+        self.key = key
+        self.params = params
+        self.journal = journal
+        self.out = ARTIFACTS / name
+        self.scratch = STATE / "checkpoints" / f"{name}-{key}"
+        self._bar = bar
+        self._told = 0.0
+
+    def progress(self, what: str, done: int, total: int | None = None, shown: str = "") -> None:
+        """Shows how far the stage is; cheap enough to be called at every step."""
+        self._bar.update(what, done, total, shown)
+        now = time.monotonic()
+        if now - self._told >= PROGRESS_EVERY:
+            self._told = now
+            self.journal.progress(what, done, total)
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Writes one of the stage's outputs, the same bytes for the same content."""
+        (self.out / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+@contextmanager
+def stage(name: str) -> Iterator[Stage]:
+    """Runs the body as the stage `name`.
+
+    A problem the user can solve ends in one line on stderr, in `.instar/errors/<name>.txt` (where
+    the flow finds it) and in the journal, with exit status 1; a bug keeps its stack trace.
+    """
+    error_file = STATE / "errors" / f"{name}.txt"
+    error_file.unlink(missing_ok=True)
+    journal: Journal | None = None
+    started = time.monotonic()
+    try:
+        params = load_params()
+        key = stage_key(name, Path.cwd())
+        journal = Journal(journal_path(Path.cwd(), name, key))
+        journal.start(name, key, _group(params, name))
+        with StageProgress(name) as bar:
+            run = Stage(name, key, params, journal, bar)
+            shutil.rmtree(run.out, ignore_errors=True)
+            run.out.mkdir(parents=True)
+            yield run
+        journal.metrics(
+            {"seconds": time.monotonic() - started, "peak_memory_mb": peak_memory_mb()}, step=0
+        )
+        journal.end("finished")
+        shutil.rmtree(run.scratch, ignore_errors=True)
+    except KeyboardInterrupt:
+        if journal:
+            journal.end("killed", "interrupted")
+        sys.exit(130)
+    except (DataError, ModelError, TaskError, OSError, MemoryError) as error:
+        message = explain(error)
+        if message is None:
+            if journal:
+                journal.end("failed", repr(error))
+            raise
+        if journal:
+            journal.end("failed", message)
+        error_file.parent.mkdir(parents=True, exist_ok=True)
+        error_file.write_text(message + "\n")
+        print(f"error: {message}", file=sys.stderr, flush=True)
+        sys.exit(1)
+    except Exception as error:
+        if journal:
+            journal.end("failed", repr(error))
+        raise
+
+
+def explain(error: BaseException) -> str | None:
+    """One sentence for a problem the user can solve; None for a bug."""
+    if isinstance(error, DataError | ModelError | TaskError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "out of memory: lower batch_size, or close other programs, and run again."
+    if isinstance(error, OSError):
+        where = f" at {error.filename}" if error.filename else ""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return (
+                f"no space left on the disk{where}: free some and run again; "
+                "what earlier stages computed is kept."
+            )
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            return f"no permission to write{where}: mend its owner or mode and run again."
+    return None
+
+
+def peak_memory_mb() -> float:
+    """Largest resident memory of this process so far, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _group(params: Params, name: str) -> Mapping[str, Any]:
+    """The stage's own settings: the group that bears its name ('prepare' reads 'data')."""
+    whole: dict[str, Any] = params.model_dump(mode="json", by_alias=True)
+    group: dict[str, Any] = whole["data" if name == "prepare" else name]
+    return group

@@ -1,0 +1,215 @@
+"""The few things Instar says to MLflow, each with an explicit client and explicit run ids.
+
+One experiment per project, a parent run per flow run, a child run per stage. Everything here may be
+said twice without harm, and raises what MLflow raises: the publisher decides what an outage means.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import math
+import os
+import posixpath
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, Run
+
+# Tags by which runs are found again.
+FLOW_RUN = "instar.run_id"
+STAGE = "stage"
+STAGE_KEY = "stage_key"
+PARENT = "mlflow.parentRunId"
+
+# MLflow's own limits on one request and on a dataset's digest.
+METRICS_A_BATCH = 1000
+PARAMS_A_BATCH = 100
+DIGEST_LENGTH = 36
+
+
+def tracking_uri_of(root: str | Path = ".") -> str:
+    """MLFLOW_TRACKING_URI, or the checkout's own mlflow.db (also MLflow's default there)."""
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    return given or f"sqlite:///{Path(root).resolve()}/mlflow.db"
+
+
+def connect(tracking_uri: str) -> MlflowClient:
+    """A client that gives up on a dead server in seconds, not in MLflow's default minutes."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    from mlflow import MlflowClient
+
+    # The first use of a database tells each of some forty migrations.
+    for name in ("alembic", "mlflow.store.db.utils"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    return MlflowClient(tracking_uri, registry_uri=tracking_uri)
+
+
+def ensure_experiment(client: MlflowClient, name: str, root: str | Path) -> str:
+    """The project's experiment; with a local database its artifacts lie beside it."""
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        local = not client.tracking_uri.startswith(("http://", "https://"))
+        place = str(Path(root).resolve() / "mlartifacts") if local else None
+        try:
+            return client.create_experiment(name, artifact_location=place)
+        except MlflowException:
+            # Another run may have made it in between.
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    return found.experiment_id
+
+
+def find_run(
+    client: MlflowClient, experiment: str, tags: Mapping[str, str], status: str | None = None
+) -> Run | None:
+    """The newest run that has all these tags (and this status)."""
+    wanted = [f"tags.`{name}` = '{value}'" for name, value in tags.items()]
+    if status:
+        wanted.append(f"attributes.status = '{status}'")
+    found = client.search_runs(
+        [experiment], " and ".join(wanted), max_results=1, order_by=["attributes.start_time DESC"]
+    )
+    return found[0] if found else None
+
+
+def ensure_parent(client: MlflowClient, experiment: str, run_id: str, began: int) -> str:
+    """The MLflow run of the flow run ``run_id``, which began at ``began`` (Unix ms)."""
+    found = find_run(client, experiment, {FLOW_RUN: run_id})
+    if found is None:
+        tags = {FLOW_RUN: run_id, "mlflow.source.name": "instar", "mlflow.source.type": "LOCAL"}
+        found = client.create_run(experiment, start_time=began, tags=tags, run_name=run_id)
+    return found.info.run_id
+
+
+def ensure_child(
+    client: MlflowClient, experiment: str, parent: str, stage: str, key: str, began: int
+) -> str:
+    """The run of a stage below its flow run."""
+    tags = {STAGE: stage, STAGE_KEY: key, PARENT: parent}
+    found = find_run(client, experiment, tags)
+    if found is None:
+        found = client.create_run(experiment, start_time=began, tags=tags, run_name=stage)
+    elif found.info.status != "RUNNING":
+        # A retry of a stage that failed in this flow run.
+        client.update_run(found.info.run_id, status="RUNNING")
+    return found.info.run_id
+
+
+def log_metrics(client: MlflowClient, run: str, metrics: Iterable[Metric]) -> None:
+    """Sends metrics in batches of the size MLflow takes."""
+    metrics = list(metrics)
+    for start in range(0, len(metrics), METRICS_A_BATCH):
+        client.log_batch(run, metrics=metrics[start : start + METRICS_A_BATCH])
+
+
+def log_params(client: MlflowClient, run: str, params: Mapping[str, Any]) -> None:
+    """Sends flattened settings; those that the run has already are left as they are."""
+    from mlflow.entities import Param
+
+    there = client.get_run(run).data.params
+    new = [Param(name, str(value)) for name, value in params.items() if name not in there]
+    for start in range(0, len(new), PARAMS_A_BATCH):
+        client.log_batch(run, params=new[start : start + PARAMS_A_BATCH])
+
+
+def log_dataset(client: MlflowClient, run: str, name: str, digest: str, images: int) -> None:
+    """Links the run to the packed store (MLflow keeps 36 characters of the digest; a tag, all)."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    source = json.dumps({"path": "artifacts/prepare/store", "digest": digest})
+    dataset = Dataset(
+        name=name,
+        digest=digest[:DIGEST_LENGTH],
+        source_type="dvc",
+        source=source,
+        profile=json.dumps({"num_rows": images}),
+    )
+    context = InputTag("mlflow.data.context", "training")
+    client.log_inputs(run, [DatasetInput(dataset, [context])])
+    client.set_tag(run, "data_version", digest)
+
+
+def log_folder(client: MlflowClient, run: str, folder: Path) -> None:
+    """Uploads what a stage left, as it lies: curves, plots, report, weights."""
+    if folder.is_dir():
+        client.log_artifacts(run, str(folder))
+
+
+def flatten(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Leaves of nested mappings and lists, with dotted names."""
+    if isinstance(tree, Mapping):
+        for key, value in tree.items():
+            yield from flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(tree, list) and any(isinstance(value, Mapping | list) for value in tree):
+        for position, value in enumerate(tree):
+            yield from flatten(value, f"{prefix}.{position}")
+    else:
+        yield prefix, tree
+
+
+def numbers(tree: Any) -> dict[str, float]:
+    """The numeric leaves of a metrics.json, under names that MLflow takes."""
+    return {
+        metric_name(name): float(value)
+        for name, value in flatten(tree)
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+
+
+def metric_name(name: str) -> str:
+    """Class names may hold anything ('café (new)', 'and/or/'); metric names may not."""
+    name = re.sub(r"[^\w\-. :/]", "_", name)[:250]
+    # MLflow shows a/b as group a, but takes no name that is no plain relative path.
+    plain = posixpath.normpath(name) == name and not name.startswith(("/", ".."))
+    return name if plain else name.replace("/", "_")
+
+
+def as_metrics(values: Mapping[str, float], step: int = 0, at: int | None = None) -> list[Metric]:
+    """MLflow's metrics of one step, at a time in Unix ms (now, if None)."""
+    from mlflow.entities import Metric
+
+    at = time.time_ns() // 1_000_000 if at is None else at
+    return [Metric(metric_name(name), value, at, step) for name, value in values.items()]
+
+
+def history_metrics(path: Path, at: int) -> list[Metric]:
+    """The curves of a history.csv, for a store that never saw the stage run.
+
+    Columns that tell rows apart (``arm``, ``draw``) become part of the name, ``epoch`` or ``step``
+    is the step, every other numeric column is a curve. All points get the time ``at``: the file
+    has none, by design.
+    """
+    if not path.exists():
+        return []
+    points = []
+    with open(path, newline="", encoding="utf-8") as file:
+        for position, row in enumerate(csv.DictReader(file)):
+            which = "-".join(row.pop(name) for name in ("arm", "draw") if name in row)
+            step = next((row.pop(name) for name in ("epoch", "step") if name in row), position)
+            values = {(f"{which}.{name}" if which else name): _number(row[name]) for name in row}
+            known = {name: value for name, value in values.items() if value is not None}
+            points += as_metrics(known, int(float(step)), at)
+    return points
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return None if math.isnan(value) else value

@@ -1,0 +1,163 @@
+"""Where a run works: the checkout itself under a lock, or an isolated git worktree.
+
+Two runs never share a workspace. An isolated one is a worktree of HEAD on the main checkout's DVC
+cache and remote; what must outlive it (journals, run records, promotion log) is linked back.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from configparser import ConfigParser
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from tasks.errors import TaskError
+from tasks.lineage import git, require_git
+from tasks.remote import default_remote, dvc_settings
+from tasks.runner import run_dvc
+
+# What a run writes under .instar/ that belongs to the checkout, not to one workspace. Errors and
+# logs stay apart: two workspaces may run the same stage.
+_SHARED_STATE = ("journal", "runs", "verdicts", "checkpoints")
+_SHARED_FILES = ("promotions.jsonl",)
+
+
+class BusyError(TaskError):
+    """Another process works in this workspace."""
+
+
+@contextmanager
+def locked(root: Path | str, wait: bool = False, what: str = "run") -> Iterator[Path]:
+    """Hold the checkout: nobody else runs in it meanwhile.
+
+    The kernel frees the lock when the holder dies, so there is nothing to clean up by hand.
+
+    Args:
+        root: The checkout.
+        wait: Wait for the holder instead of refusing.
+        what: What this process does, shown to those who find the lock taken.
+
+    Raises:
+        BusyError: Another process holds the lock and `wait` is false.
+    """
+    root = Path(root)
+    path = root / ".instar" / "lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BusyError(_busy(root, path)) from None
+        started = datetime.now().astimezone().isoformat(timespec="seconds")
+        file.seek(0)
+        file.truncate()
+        json.dump({"pid": os.getpid(), "started": started, "what": what}, file)
+        file.flush()
+        try:
+            yield root
+        finally:
+            file.truncate(0)
+
+
+@contextmanager
+def isolated(root: Path | str, run_id: str) -> Iterator[Path]:
+    """A worktree of HEAD for one run, removed at the end.
+
+    Args:
+        root: The checkout whose cache, remote and `.instar` records it shares.
+        run_id: Names the worktree.
+
+    Raises:
+        TaskError: There is no commit to work on, or git or DVC refuses.
+    """
+    root = Path(root).resolve()
+    place = root / ".instar" / "work" / run_id
+    place.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(root)
+    require_git(root)
+    git(root, "worktree", "add", "--detach", str(place), "HEAD")
+    try:
+        with locked(place, what=f"run {run_id}"):
+            _share_dvc(root, place)
+            _share_state(root, place)
+            _bring_tracked_data(place)
+            yield place
+    finally:
+        _remove(root, place)
+
+
+def _share_dvc(root: Path, place: Path) -> None:
+    """Point the worktree's own (untracked) DVC config at the main checkout's cache and remote."""
+    settings = dvc_settings(root)
+    local = ConfigParser(interpolation=None)
+    # Credentials and such: untracked, but the run needs them.
+    local.read(root / ".dvc" / "config.local", encoding="utf-8")
+    shared = {"cache": {"dir": settings.get("cache.dir") or str(root / ".dvc" / "cache")}}
+    remote = default_remote(settings)
+    if remote is not None and not urlsplit(remote[1]).scheme:
+        # The tracked path is relative to .dvc, which for the worktree lies elsewhere.
+        shared[f"'remote \"{remote[0]}\"'"] = {"url": remote[1]}
+    for section, values in shared.items():
+        if not local.has_section(section):
+            local.add_section(section)
+        for key, value in values.items():
+            local.set(section, key, value)
+    with (place / ".dvc" / "config.local").open("w", encoding="utf-8") as file:
+        local.write(file)
+
+
+def _share_state(root: Path, place: Path) -> None:
+    state = place / ".instar"
+    state.mkdir(exist_ok=True)
+    for name in _SHARED_STATE:
+        (root / ".instar" / name).mkdir(parents=True, exist_ok=True)
+        (state / name).symlink_to(root / ".instar" / name)
+    for name in _SHARED_FILES:
+        (root / ".instar" / name).touch()
+        (state / name).symlink_to(root / ".instar" / name)
+
+
+def _bring_tracked_data(place: Path) -> None:
+    """Check out what `.dvc` files track (a user's raw data), not the stages' outputs."""
+    listed = git(place, "ls-files", "*.dvc").split()
+    if listed:
+        run_dvc(["checkout", "--quiet", *listed], place)
+
+
+def _sweep(root: Path) -> None:
+    """Remove worktrees of runs that were killed: their lock is free."""
+    for place in (root / ".instar" / "work").glob("*"):
+        lock = place / ".instar" / "lock"
+        try:
+            with lock.open("a") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            # Either half made this moment by another run, or left half made long ago.
+            if time.time() - place.stat().st_mtime < 600:
+                continue
+        except BlockingIOError:
+            continue
+        _remove(root, place)
+
+
+def _remove(root: Path, place: Path) -> None:
+    # Never follows a link: the shared records stay.
+    git(root, "worktree", "remove", "--force", str(place), check=False)
+    shutil.rmtree(place, ignore_errors=True)
+    git(root, "worktree", "prune", check=False)
+
+
+def _busy(root: Path, path: Path) -> str:
+    try:
+        holder = json.loads(path.read_text(encoding="utf-8"))
+        who = f"{holder['what']} with pid {holder['pid']}, started {holder['started']}"
+    except (OSError, ValueError, KeyError):
+        who = "another process"
+    return f"{root} is busy: held by {who}. Wait for it with `--wait`, or end it first."

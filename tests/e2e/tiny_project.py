@@ -1,0 +1,119 @@
+"""A clone of Instar that retrains in a minute: the real rooms, small images, tiny settings."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from flows.settings import change_settings
+
+HERE = Path(__file__).resolve().parents[2]
+ROOMS = ("flows", "tasks", "models", "data")
+FILES = ("dvc.yaml", "params.yaml", "requirements.lock", ".gitignore", ".dvcignore")
+SETTINGS = (
+    "data.source=npz",
+    "data.path=digits.npz",
+    "data.size=16",
+    "pretrain.epochs=1",
+    "pretrain.batch_size=64",
+    "pretrain.augmentation.view_size=16",
+    "pretrain.probe_fraction=0.1",
+    "pretrain.threads=1",
+    "finetune.label_fraction=0.1",
+    "finetune.draws=2",
+    "finetune.learner.epochs=1",
+    "finetune.learner.warmup_epochs=0",
+    "finetune.control.epochs=1",
+    "finetune.control.warmup_epochs=0",
+    "finetune.workers=1",
+    "evaluate.embedding_points=50",
+    "evaluate.threads=1",
+    "register.name=tiny",
+    # Nothing is learned in one epoch; these tests are about the way, not the gain.
+    "gate.require_gain=false",
+)
+
+
+def make_tiny_project(root: Path) -> Path:
+    """Write the project into `root` and commit it; returns `root`."""
+    root.mkdir(parents=True)
+    for room in ROOMS:
+        skipped = shutil.ignore_patterns("__pycache__", "raw")
+        shutil.copytree(HERE / room, root / room, ignore=skipped)
+    for name in FILES:
+        shutil.copy(HERE / name, root / name)
+    (root / ".dvc").mkdir()
+    for name in ("config", ".gitignore"):
+        shutil.copy(HERE / ".dvc" / name, root / ".dvc" / name)
+    write_digits(root / "digits.npz")
+    change_settings(root, SETTINGS)
+    git(root, "init", "-q", "-b", "main")
+    git(root, "config", "user.name", "Tester")
+    git(root, "config", "user.email", "tester@localhost")
+    git(root, "add", "-A")
+    git(root, "commit", "-q", "-m", "tiny project")
+    return root
+
+
+def write_digits(path: Path) -> None:
+    """The 8x8 digits of scikit-learn, doubled: 600 to learn from, 200 to test on."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = (digits.images[:800] * 15).astype(np.uint8).repeat(2, axis=1).repeat(2, axis=2)
+    labels = digits.target[:800].astype(np.int64)
+    np.savez(
+        path,
+        train_images=images[:600],
+        train_labels=labels[:600],
+        test_images=images[600:],
+        test_labels=labels[600:],
+    )
+
+
+def environment(root: Path) -> dict[str, str]:
+    """The environment of a user of that project: none of the tests' own servers or paths."""
+    ours = ("PREFECT_", "MLFLOW_", "INSTAR_", "DVC_", "GIT_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    return {
+        **kept,
+        "PYTHONPATH": str(root),
+        "OMP_NUM_THREADS": "1",
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
+    }
+
+
+def instar(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Type `instar …` in the project."""
+    return subprocess.run(
+        [sys.executable, "-m", "flows.cli", *arguments],
+        cwd=root,
+        env=environment(root),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def dvc(root: Path, *arguments: str) -> str:
+    """Type `dvc …` in the project; returns what it printed."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "dvc", *arguments],
+        cwd=root,
+        env={**environment(root), "PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def git(root: Path, *arguments: str) -> str:
+    """Run git and return what it printed."""
+    done = subprocess.run(["git", *arguments], cwd=root, check=True, capture_output=True, text=True)
+    return done.stdout.strip()

@@ -1,0 +1,100 @@
+"""Edits of params.yaml: comments stay, and an edit that is not valid changes nothing."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from flows.settings import change_settings
+from tasks.errors import TaskError
+from tasks.params import load_params
+
+HERE = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    shutil.copy(HERE / "params.yaml", tmp_path)
+    return tmp_path
+
+
+def text(project: Path) -> str:
+    return (project / "params.yaml").read_text()
+
+
+def test_only_the_line_that_was_set_changes(project):
+    before = text(project).splitlines()
+    changes = change_settings(project, ["finetune.label_fraction=0.0321"])
+    after = text(project).splitlines()
+    different = [(a, b) for a, b in zip(before, after, strict=True) if a != b]
+    assert len(different) == 1
+    assert "label_fraction: 0.0321" in different[0][1]
+    assert changes == ["finetune.label_fraction: 0.01 → 0.0321"]
+    assert load_params(project / "params.yaml").finetune.label_fraction == 0.0321
+
+
+def test_comments_survive(project):
+    comments = [line.partition("#")[2] for line in text(project).splitlines() if "#" in line]
+    change_settings(project, ["pretrain.epochs=77", "pretrain.augmentation.crop_scale=[0.3, 0.8]"])
+    assert comments == [
+        line.partition("#")[2] for line in text(project).splitlines() if "#" in line
+    ]
+
+
+def test_unknown_key_is_refused_with_the_nearest_one_and_nothing_is_written(project):
+    before = text(project)
+    with pytest.raises(TaskError, match=r"finetune\.label_fraction"):
+        change_settings(project, ["pretrain.epochs=3", "finetune.label_fractoin=0.05"])
+    assert text(project) == before
+
+
+def test_bad_value_is_refused_and_nothing_is_written(project):
+    before = text(project)
+    with pytest.raises(TaskError, match="label_fraction"):
+        change_settings(project, ["finetune.label_fraction=7"])
+    assert text(project) == before
+
+
+@pytest.mark.parametrize("wrong", ["pretrain.epochs", "=3", "pretrain.epochs=[1, "])
+def test_what_is_no_assignment_is_explained(project, wrong):
+    with pytest.raises(TaskError):
+        change_settings(project, [wrong])
+
+
+def test_same_value_writes_nothing(project):
+    stamp = (project / "params.yaml").stat().st_mtime_ns
+    assert change_settings(project, ["finetune.label_fraction=0.01"]) == []
+    assert (project / "params.yaml").stat().st_mtime_ns == stamp
+
+
+def test_preset_is_merged_below_the_assignments(project):
+    (project / "examples").mkdir()
+    (project / "examples" / "tiny.yaml").write_text("pretrain: {epochs: 41, batch_size: 64}\n")
+    change_settings(project, ["pretrain.epochs=42"], preset="tiny")
+    params = load_params(project / "params.yaml")
+    assert (params.pretrain.epochs, params.pretrain.batch_size) == (42, 64)
+
+
+def test_preset_with_another_variant_does_not_keep_the_former_ones_settings(project):
+    (project / "examples").mkdir()
+    (project / "examples" / "probe.yaml").write_text(
+        "finetune:\n"
+        "  learner: {name: linear-probe, folds: 3}\n"
+        "  control: {name: linear-probe, folds: 3}\n"
+    )
+    change_settings(project, preset="probe")
+    assert load_params(project / "params.yaml").finetune.learner.name == "linear-probe"
+
+
+def test_unknown_preset_lists_those_that_exist(project):
+    (project / "examples").mkdir()
+    (project / "examples" / "tiny.yaml").write_text("{}\n")
+    with pytest.raises(TaskError, match="there are tiny"):
+        change_settings(project, preset="tinny")
+
+
+@pytest.mark.parametrize("path", sorted((HERE / "examples").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_preset_of_the_repository_is_valid(project, path):
+    (project / "examples").mkdir()
+    shutil.copy(path, project / "examples")
+    change_settings(project, preset=path.stem)

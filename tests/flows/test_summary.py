@@ -1,0 +1,71 @@
+"""The summary tells the truth in plain words, whichever way it went."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from flows.summary import show, verdict_in_words
+
+
+def result(low: float, mean: float, high: float, outcome: str = "promoted") -> dict:
+    def accuracy(value: float) -> dict:
+        return {"accuracy": {"mean": value, "low": value - 0.004, "high": value + 0.004, "n": 5}}
+
+    return {
+        "run_id": "r1",
+        "metrics": {
+            "label_fraction": 0.01,
+            "labels": 600,
+            "pretrained": accuracy(0.85),
+            "scratch": accuracy(0.83),
+            "gain": {"mean": mean, "low": low, "high": high},
+        },
+        "registered": {"name": "instar", "version": "3"},
+        "gate": {"outcome": outcome, "reasons": ["better than version 2 by 1.0 points"]},
+        "report": "/somewhere/artifacts/evaluate/report.html",
+    }
+
+
+def printed(of: dict) -> str:
+    console = Console(file=io.StringIO(), width=100)
+    show(of, console)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_gain_above_zero_is_a_win():
+    words = verdict_in_words(result(0.012, 0.02, 0.03)["metrics"])
+    assert words == "Pretraining wins by 2.0 points of accuracy (95% interval +1.2 to +3.0)."
+
+
+@pytest.mark.parametrize(
+    ("low", "mean", "high", "expected"),
+    [(-0.01, 0.004, 0.02, "within the noise"), (-0.03, -0.02, -0.01, "it loses 2.0 points")],
+)
+def test_anything_else_is_said_not_to_win(low, mean, high, expected):
+    words = verdict_in_words(result(low, mean, high)["metrics"])
+    assert words.startswith("Pretraining does not win here")
+    assert expected in words
+
+
+def test_summary_holds_all_that_a_user_needs_next():
+    text = printed(result(0.012, 0.02, 0.03))
+    for part in (
+        "1% of the labels (600 labels)",
+        "85.00%",
+        "84.60% … 85.40%",
+        "+2.00",
+        "instar version 3 (Production, @champion)",
+        "better than version 2",
+        "/somewhere/artifacts/evaluate/report.html",
+        "instar ui",
+        "instar schedule",
+    ):
+        assert part in text, part
+
+
+def test_refused_version_is_said_to_stay_challenger():
+    text = printed(result(-0.01, 0.0, 0.01, "refused"))
+    assert "Staging, @challenger" in text
+    assert "refused" in text
+    assert "@champion" not in text

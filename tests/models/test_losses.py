@@ -1,0 +1,52 @@
+import math
+
+import pytest
+import torch
+
+from models.losses import nt_xent
+
+
+def slow_nt_xent(z1, z2, temperature):
+    """Equation 1 of SimCLR, spelt out pair by pair."""
+    z = [row / row.norm() for row in torch.cat([z1, z2])]
+    count = len(z1)
+    total = 0.0
+    for i in range(2 * count):
+        j = (i + count) % (2 * count)
+        others = [math.exp(float(z[i] @ z[k]) / temperature) for k in range(2 * count) if k != i]
+        total += -math.log(math.exp(float(z[i] @ z[j]) / temperature) / sum(others))
+    return total / (2 * count)
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.5, 2.0])
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_nt_xent_equals_the_equation_spelt_out(count, temperature):
+    generator = torch.Generator().manual_seed(count)
+    z1, z2 = torch.randn(2, count, 5, generator=generator, dtype=torch.float64)
+    expected = slow_nt_xent(z1, z2, temperature)
+    assert nt_xent(z1, z2, temperature).item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+def test_nt_xent_of_identical_embeddings_is_log_of_the_candidates():
+    z = torch.ones(8, 3)
+    assert nt_xent(z, z, 0.3).item() == pytest.approx(math.log(15), rel=1e-6)
+
+
+def test_nt_xent_of_orthogonal_images_with_equal_views_has_its_closed_form():
+    count, temperature = 6, 0.4
+    z = torch.eye(count, dtype=torch.float64)
+    expected = math.log(1 + (2 * count - 2) * math.exp(-1 / temperature))
+    assert nt_xent(z, z, temperature).item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_nt_xent_ignores_the_length_of_embeddings():
+    generator = torch.Generator().manual_seed(0)
+    z1, z2 = torch.randn(2, 5, 4, generator=generator)
+    assert torch.allclose(nt_xent(z1, z2, 0.2), nt_xent(3 * z1, 0.1 * z2, 0.2), atol=1e-5)
+
+
+def test_nt_xent_gradient_agrees_with_finite_differences():
+    generator = torch.Generator().manual_seed(0)
+    z1, z2 = torch.randn(2, 3, 4, generator=generator, dtype=torch.float64)
+    inputs = (z1.requires_grad_(), z2.requires_grad_())
+    assert torch.autograd.gradcheck(lambda a, b: nt_xent(a, b, 0.5), inputs)

@@ -1,0 +1,202 @@
+import json
+
+import numpy as np
+import pytest
+
+from tasks.gate import judge, paired_gain
+from tasks.registry import promotions, register, standing
+from tasks.tracking import connect
+from tests.tasks.conftest import CLASSES, predictions, publish, uri, write_artifacts
+
+
+def challenge(root, number, **artifacts):
+    """A flow run that ends at the gate."""
+    write_artifacts(root, seed=number, **artifacts)
+    publish(root, f"run-{number}", stages=["evaluate"])
+    made = register(root, f"run-{number}", uri(root), pushed=True)
+    return judge(root, made.version, uri(root))
+
+
+def champion(root):
+    return standing(connect(uri(root)), "tiny").get("champion")
+
+
+def place(root, version):
+    return connect(uri(root)).get_model_version("tiny", version).current_stage
+
+
+def test_interval_is_that_of_the_normal_approximation():
+    rng = np.random.default_rng(5)
+    a, b = rng.random(5000) < 0.90, rng.random(5000) < 0.88
+    gain = paired_gain(a, b)
+    difference = a.astype(float) - b.astype(float)
+    error = 1.959964 * difference.std() / np.sqrt(len(difference))
+    assert gain.mean == pytest.approx(difference.mean())
+    assert gain.low == pytest.approx(difference.mean() - error, abs=error / 10)
+    assert gain.high == pytest.approx(difference.mean() + error, abs=error / 10)
+
+
+def test_interval_is_that_of_resampling_the_images_themselves():
+    rng = np.random.default_rng(6)
+    a, b = rng.random(300) < 0.8, rng.random(300) < 0.7
+    rows = rng.integers(0, 300, (10_000, 300))
+    plain = (a[rows].mean(axis=1) - b[rows].mean(axis=1)).tolist()
+    low, high = np.quantile(plain, (0.025, 0.975))
+    gain = paired_gain(a, b)
+    assert (gain.low, gain.high) == pytest.approx((low, high), abs=0.005)
+
+
+def test_interval_covers_the_truth_about_95_times_of_100():
+    rng = np.random.default_rng(7)
+    covered = 0
+    for _ in range(300):
+        shared = rng.random(400)
+        a, b = shared < 0.85, np.where(rng.random(400) < 0.2, rng.random(400), shared) < 0.80
+        gain = paired_gain(a, b, resamples=1000)
+        covered += gain.low <= 0.05 <= gain.high
+    assert 0.91 <= covered / 300 <= 0.985
+
+
+def test_equal_predictions_gain_exactly_nothing_and_the_seed_decides_the_rest():
+    right = np.random.default_rng(8).random(100) < 0.5
+    gain = paired_gain(right, right)
+    assert (gain.mean, gain.low, gain.high) == (0, 0, 0)
+    other = ~right
+    assert paired_gain(right, other, seed=1) == paired_gain(right, other, seed=1)
+
+
+def test_the_first_model_is_promoted_if_it_beats_its_control(project):
+    verdict = challenge(project, 1)
+    assert verdict.promoted
+    assert (verdict.champion, champion(project)) == (None, "1")
+    assert place(project, "1") == "Production"
+    assert any("from-scratch" in reason for reason in verdict.reasons)
+
+
+def test_a_model_that_does_not_beat_its_control_is_refused(project):
+    verdict = challenge(project, 1, gain_low=-0.01)
+    assert verdict.outcome == "refused"
+    assert (champion(project), place(project, "1")) == (None, "Staging")
+    assert any("does not beat its from-scratch control" in reason for reason in verdict.reasons)
+
+
+def test_the_control_may_be_left_out_by_the_settings(project):
+    text = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text(text.replace("0.1}", "0.1, require_gain: false}"))
+    assert challenge(project, 1, gain_low=-0.01).promoted
+
+
+def test_one_label_draw_cannot_pass(project):
+    verdict = challenge(project, 1, gain_low=None)
+    assert not verdict.promoted
+    assert any("raise finetune.draws" in reason for reason in verdict.reasons)
+
+
+def test_the_first_model_must_know_every_class(project, monkeypatch):
+    blind = predictions(1, 120)
+    blind.loc[blind["label"] == 1, "predicted"] = 0
+    monkeypatch.setattr("tests.tasks.conftest.predictions", lambda *_: blind)
+    write_artifacts(project, 1)
+    monkeypatch.undo()
+    blind.to_parquet(project / "artifacts/evaluate/predictions.parquet")
+    publish(project, "run-1", stages=["evaluate"])
+    made = register(project, "run-1", uri(project), pushed=True)
+    verdict = judge(project, made.version, uri(project))
+    assert not verdict.promoted
+    assert any("never recognises: 1" in reason for reason in verdict.reasons)
+
+
+def test_a_clearly_better_challenger_replaces_the_champion(project):
+    challenge(project, 1, right=80)
+    verdict = challenge(project, 2, right=115)
+    assert verdict.promoted
+    assert (verdict.champion, champion(project)) == ("1", "2")
+    assert (place(project, "1"), place(project, "2")) == ("Archived", "Production")
+    assert verdict.gain.mean == pytest.approx(35 / 120)
+    last = promotions(project)[-1]
+    assert (last["version"], last["to"]) == ("2", "champion")
+    assert last["evidence"]["verdict"] == ".instar/verdicts/tiny-v2.json"
+
+
+def test_a_challenger_within_noise_is_refused_and_the_verdict_is_kept(project):
+    challenge(project, 1, right=90)
+    verdict = challenge(project, 2, right=92)
+    assert verdict.outcome == "refused"
+    assert verdict.gain.low <= 0 < verdict.gain.mean
+    assert (champion(project), place(project, "2")) == ("1", "Staging")
+    kept = json.loads((project / ".instar/verdicts/tiny-v2.json").read_text())
+    assert (kept["promoted"], kept["champion"]) == (False, "1")
+    assert any("not better than champion 1 beyond noise" in line for line in kept["reasons"])
+    tags = connect(uri(project)).get_model_version("tiny", "2").tags
+    assert (tags["gate"], tags["gate_champion"]) == ("refused", "1")
+    assert float(tags["gate_gain_mean"]) == pytest.approx(2 / 120, abs=1e-5)
+
+
+def test_a_better_challenger_that_loses_a_class_is_refused(project):
+    challenge(project, 1, right=60)
+    write_artifacts(project, seed=2, right=120)
+    lost = predictions(2, 120)
+    lost.loc[lost["label"] == 2, "predicted"] = 0
+    lost.to_parquet(project / "artifacts/evaluate/predictions.parquet")
+    publish(project, "run-2", stages=["evaluate"])
+    made = register(project, "run-2", uri(project), pushed=True)
+    verdict = judge(project, made.version, uri(project))
+    assert verdict.gain.low > 0
+    assert verdict.outcome == "refused"
+    assert verdict.class_change["2"] < -0.1
+    assert any("recall fell by more than 10% for: 2" in reason for reason in verdict.reasons)
+
+
+def test_the_same_weights_move_nothing(project):
+    challenge(project, 1)
+    before = promotions(project)
+    verdict = challenge(project, 1)
+    assert verdict.outcome == "same model"
+    assert not verdict.promoted
+    assert (champion(project), promotions(project)) == ("1", before)
+
+
+def test_a_champion_of_another_test_set_is_scored_on_the_present_one(project):
+    challenge(project, 1)
+    write_artifacts(project, seed=2, right=118, test_digest="test-2")
+    theirs = write_store(project)
+    publish(project, "run-2", stages=["evaluate"])
+    made = register(project, "run-2", uri(project), pushed=True)
+    verdict = judge(project, made.version, uri(project))
+    assert verdict.champion == "1"
+    assert verdict.gain.mean == pytest.approx(118 / 120 - theirs)
+
+
+def write_store(root):
+    """A real packed store of the test images; gives the champion's true accuracy on them."""
+    import hashlib
+
+    import pandas as pd
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from tasks.serving import build_served_model
+
+    count = 120
+    store = root / "artifacts" / "prepare" / "store"
+    images = np.random.default_rng(0).integers(0, 256, (count, 16, 16, 1), dtype=np.uint8)
+    np.save(store / "images-00000.npy", images)
+    truth = predictions(2, 118)
+    index = pd.DataFrame({"id": truth["id"], "source": truth["id"], "sha256": "", "split": "test"})
+    index["label"] = pd.array([None] * count, dtype="Int64")
+    index["reason"] = pd.array([None] * count, dtype="string")
+    pq.write_table(pa.Table.from_pandas(index, preserve_index=False), store / "index.parquet")
+    shard = {"name": "images-00000.npy", "images": count, "sha256": hashlib.sha256().hexdigest()}
+    manifest = {
+        "format": 1, "size": 16, "channels": 1, "count": count, "classes": CLASSES,
+        "shards": [shard], "digest": "e" * 64,
+    }  # fmt: skip
+    (store / "manifest.json").write_text(json.dumps(manifest))
+    from tests.tasks.conftest import write_classifier
+
+    write_classifier(root / "former", 1)
+    described = json.loads((root / "former" / "learners.json").read_text())
+    weights = root / "former" / "classifiers" / "pretrained-0.safetensors"
+    champion = build_served_model(described, weights)
+    said = champion.predict(images)["label"].to_numpy()
+    return float((said == np.array(CLASSES)[truth["label"]]).mean())

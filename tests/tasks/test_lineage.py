@@ -1,0 +1,111 @@
+import pytest
+
+from tasks import lineage
+from tasks.errors import TaskError
+from tests.tasks.conftest import git
+
+
+def status(root):
+    return git(root, "status", "--porcelain"), git(root, "ls-files", "-s"), git(root, "branch")
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("params.yaml", "epochs: 2", "epochs: 3"),
+        ("dvc.yaml", "python -m tasks.pretrain", "python -m tasks.pretrain --fast"),
+        ("dvc.lock", "0123456789", "1123456789"),
+        ("models/heads.py", "import", "import  "),
+    ],
+)
+def test_key_changes_with_settings_command_inputs_and_code(project, file, old, new):
+    before = lineage.stage_key("pretrain", project)
+    text = (project / file).read_text()
+    (project / file).write_text(text.replace(old, new, 1))
+    assert lineage.stage_key("pretrain", project) != before
+    (project / file).write_text(text)
+    assert lineage.stage_key("pretrain", project) == before
+
+
+def test_key_ignores_what_the_stage_does_not_use(project):
+    before = lineage.stage_key("pretrain", project)
+    text = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text("# a remark\n" + text.replace("0.05", "0.1"))
+    (project / "models" / "__pycache__").mkdir(exist_ok=True)
+    (project / "models" / "__pycache__" / "x.pyc").write_bytes(b"x")
+    (project / "artifacts" / "prepare" / "store" / "manifest.json").write_text("{}")
+    assert lineage.stage_key("pretrain", project) == before
+    assert len(before) == 16
+
+
+def test_key_follows_a_path_given_in_the_settings(project):
+    before = lineage.stage_key("prepare", project)
+    (project / "data" / "raw" / "images.npz").write_bytes(b"other pixels")
+    assert lineage.stage_key("prepare", project) != before
+
+
+def test_missing_input_is_named_with_its_remedy(project):
+    (project / "data" / "raw" / "images.npz").unlink()
+    with pytest.raises(TaskError, match=r"images\.npz is missing.*dvc"):
+        lineage.stage_key("prepare", project)
+
+
+def test_unknown_stage_is_refused(project):
+    with pytest.raises(TaskError, match="no stage 'train'"):
+        lineage.stage_key("train", project)
+
+
+def test_snapshot_holds_uncommitted_edits_and_leaves_the_checkout_alone(project):
+    (project / "params.yaml").write_text((project / "params.yaml").read_text() + "# edited\n")
+    (project / "models" / "heads.py").write_text("staged = 1\n")
+    git(project, "add", "models/heads.py")
+    (project / "models" / "heads.py").write_text("edited = 2\n")
+    (project / "dvc.lock").write_text("schema: '2.0'\n")
+    before = status(project)
+    commit = lineage.snapshot_commit(project, "run-1")
+    assert git(project, "rev-parse", "runs/run-1") == commit
+    assert git(project, "show", f"{commit}:models/heads.py") == "edited = 2"
+    assert git(project, "show", f"{commit}:params.yaml").endswith("# edited")
+    assert git(project, "show", f"{commit}:dvc.lock") == "schema: '2.0'"
+    assert git(project, "rev-parse", f"{commit}^") == git(project, "rev-parse", "HEAD")
+    after = status(project)
+    assert after[:2] == before[:2]
+    assert git(project, "branch", "--show-current") == "main"
+
+
+def test_snapshot_of_an_unchanged_tree_is_head_itself(project):
+    assert lineage.snapshot_commit(project, "run-1") == git(project, "rev-parse", "HEAD")
+
+
+def test_snapshot_works_where_git_knows_no_name(project, monkeypatch, tmp_path):
+    git(project, "config", "--unset", "user.name")
+    git(project, "config", "--unset", "user.email")
+    git(project, "config", "user.useConfigOnly", "true")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "none"))
+    monkeypatch.setenv("GIT_CONFIG_SYSTEM", str(tmp_path / "none"))
+    (project / "params.yaml").write_text((project / "params.yaml").read_text() + "# edited\n")
+    commit = lineage.snapshot_commit(project, "run-1")
+    assert git(project, "log", "-1", "--format=%an", commit) == lineage.os_user()
+
+
+def test_untracked_code_is_listed_and_ignored_data_is_not(project):
+    (project / "models" / "new.py").write_text("")
+    (project / "notes.txt").write_text("")
+    assert lineage.untracked_code(project) == ["models/new.py"]
+
+
+def test_a_folder_without_commits_is_explained(tmp_path):
+    with pytest.raises(TaskError, match="no git repository"):
+        lineage.require_git(tmp_path)
+    git(tmp_path, "init", "-q")
+    with pytest.raises(TaskError, match="no commit yet"):
+        lineage.require_git(tmp_path)
+
+
+def test_tags_name_all_that_rebuilds_the_weights(project):
+    tags = lineage.lineage_tags(project)
+    assert tags["git_commit"] == git(project, "rev-parse", "HEAD")
+    assert tags["data_version"] == "d" * 64
+    assert (tags["method"], tags["label_fraction"]) == ("simclr", "0.05")
+    assert all(tags[name] for name in ("dvc_lock", "params", "weights", "torch", "device"))
+    assert str(project) not in str(tags)

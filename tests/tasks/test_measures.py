@@ -1,0 +1,117 @@
+"""Every number is held to a closed form, to scikit-learn or to scipy."""
+
+import numpy as np
+import pytest
+import torch
+
+from tasks import measures
+from tasks.embedding_map import place_in_plane
+
+
+@pytest.fixture
+def guesses():
+    random = np.random.default_rng(0)
+    actual = random.integers(0, 5, 400)
+    probabilities = random.dirichlet(np.ones(5), 400)
+    probabilities[np.arange(400), actual] += random.random(400)
+    probabilities /= probabilities.sum(1, keepdims=True)
+    return actual, probabilities
+
+
+def test_class_scores_equal_scikit_learns(guesses):
+    from sklearn import metrics
+
+    actual, probabilities = guesses
+    predicted = probabilities.argmax(1)
+    confusion = measures.confusion_matrix(actual, predicted, 5)
+    scores = measures.class_scores(confusion)
+    wanted = metrics.precision_recall_fscore_support(actual, predicted)
+    np.testing.assert_array_equal(confusion, metrics.confusion_matrix(actual, predicted))
+    for found, want in zip(
+        (scores.precision, scores.recall, scores.f1, scores.support), wanted, strict=True
+    ):
+        np.testing.assert_allclose(found, want)
+    assert measures.accuracy(actual, predicted) == metrics.accuracy_score(actual, predicted)
+    assert measures.balanced_accuracy(scores) == pytest.approx(
+        metrics.balanced_accuracy_score(actual, predicted)
+    )
+    assert measures.macro_f1(scores) == pytest.approx(
+        metrics.f1_score(actual, predicted, average="macro")
+    )
+
+
+def test_class_that_never_occurs_scores_zero_and_is_left_out_of_balanced_accuracy():
+    scores = measures.class_scores(np.array([[3, 1, 0], [0, 2, 0], [0, 0, 0]]))
+    assert scores.recall.tolist() == [0.75, 1, 0]
+    assert scores.precision[2] == scores.f1[2] == 0
+    assert measures.balanced_accuracy(scores) == 0.875
+
+
+def test_interval_is_students_t():
+    from scipy import stats
+
+    values = [0.81, 0.83, 0.82, 0.84, 0.80]
+    found = measures.interval(values)
+    low, high = stats.t.interval(0.95, 4, np.mean(values), stats.sem(values))
+    assert (found.mean, found.n) == (pytest.approx(0.82), 5)
+    assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
+    # The quantile of four degrees of freedom, from any table.
+    assert (found.high - found.mean) / stats.sem(values) == pytest.approx(2.7764, abs=1e-4)
+
+
+def test_interval_of_one_draw_is_undefined():
+    assert measures.interval([0.8]) == measures.Interval(0.8, None, None, 1)
+
+
+def test_gain_pairs_the_draws():
+    treated, control = [0.7, 0.8, 0.9], [0.6, 0.7, 0.8]
+    gain = measures.paired_gain(treated, control)
+    # The draws differ by .1, the gains not at all.
+    assert gain.low == pytest.approx(0.1) and gain.high == pytest.approx(0.1)
+    with pytest.raises(ValueError, match="3 draws against 2"):
+        measures.paired_gain(treated, control[:2])
+
+
+def test_calibration_error_has_its_closed_form():
+    # Confidence .9, three of four right; confidence .6, none of one right.
+    probabilities = np.array([[0.9, 0.1]] * 4 + [[0.4, 0.6]])
+    found = measures.calibration(probabilities, np.array([0, 0, 0, 1, 0]), bins=10)
+    np.testing.assert_allclose(found.confidence, [0.6, 0.9])
+    np.testing.assert_allclose(found.accuracy, [0, 0.75])
+    assert found.count.tolist() == [1, 4]
+    assert found.ece == pytest.approx((0.15 * 4 + 0.6 * 1) / 5)
+
+
+def test_calibration_error_equals_torchmetrics(guesses):
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
+    actual, probabilities = guesses
+    wanted = multiclass_calibration_error(
+        torch.tensor(probabilities), torch.tensor(actual), num_classes=5, n_bins=15
+    )
+    found = measures.calibration(probabilities, actual, bins=15)
+    assert found.ece == pytest.approx(float(wanted), abs=1e-6)
+
+
+def test_nearest_rows_go_by_angle_and_come_best_first():
+    bank = torch.tensor([[1.0, 0.0], [0.0, 5.0], [3.0, 3.0]])
+    cosine, rows = measures.nearest_rows(bank, torch.tensor([[2.0, 0.1]]), k=9)
+    assert rows.tolist() == [[0, 2, 1]]
+    assert cosine[0, 0] == pytest.approx(2 / np.hypot(2, 0.1))
+
+
+def test_map_keeps_groups_apart_and_repeats_bit_by_bit():
+    torch.set_num_threads(1)
+    random = torch.Generator().manual_seed(0)
+    centres = torch.nn.functional.one_hot(torch.arange(3).repeat(40), 8).float()
+    features = centres + 0.1 * torch.randn(120, 8, generator=random)
+    place = place_in_plane(features)
+    assert torch.equal(place, place_in_plane(features))
+    near = torch.cdist(place, place).fill_diagonal_(torch.inf).argmin(1)
+    assert torch.equal(near % 3, torch.arange(120) % 3)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_map_takes_very_few_points(count):
+    place = place_in_plane(torch.rand(count, 4))
+    assert place.shape == (count, 2) and place.isfinite().all()

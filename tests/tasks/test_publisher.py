@@ -1,0 +1,322 @@
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+
+from tasks.errors import TaskError
+from tasks.journal import Journal, journal_path
+from tasks.publisher import Publisher, sync
+from tasks.tracking import connect, metric_name, numbers
+from tests.tasks.conftest import publish, uri
+
+DEAD = "http://127.0.0.1:9"
+
+
+def write_journal(root, key="k1", stage="pretrain", epochs=range(1, 4), end="finished"):
+    with Journal(journal_path(root, stage, key)) as journal:
+        journal.start(stage, key, {})
+        for epoch in epochs:
+            journal.metrics({"loss": 1 / epoch, "knn": epoch / 10}, step=epoch)
+        if end:
+            journal.end(end)
+
+
+def runs(root, where="", tracking_uri=None):
+    client = connect(tracking_uri or uri(root))
+    experiment = client.get_experiment_by_name("tiny")
+    return client.search_runs([experiment.experiment_id], where) if experiment else []
+
+
+def child(root, stage="pretrain", tracking_uri=None):
+    (run,) = runs(root, f"tags.stage = '{stage}'", tracking_uri)
+    return run
+
+
+def history(root, run, name="loss", tracking_uri=None):
+    points = connect(tracking_uri or uri(root)).get_metric_history(run.info.run_id, name)
+    return sorted((point.step, round(point.value, 4)) for point in points)
+
+
+def wait_for(happens, seconds=90):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if happens():
+            return
+        time.sleep(0.1)
+    raise AssertionError("it did not happen in time")
+
+
+CURVE = [(1, 1.0), (2, 0.5), (3, 0.3333)]
+
+
+def test_a_flow_run_becomes_a_parent_with_a_child_for_each_stage(project):
+    write_journal(project, "key-of-pretrain")
+    publish(project, "run-1")
+    (parent,) = runs(project, "tags.`instar.run_id` = 'run-1'")
+    assert parent.info.run_name == "run-1"
+    assert parent.info.status == "FINISHED"
+    assert parent.data.params["finetune.label_fraction"] == "0.05"
+    assert parent.data.metrics["pretrained.accuracy.mean"] == pytest.approx(0.75)
+    assert parent.data.metrics["gain.low"] == pytest.approx(0.02)
+    children = runs(project, f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
+    assert sorted(run.data.tags["stage"] for run in children) == [
+        "evaluate", "finetune", "prepare", "pretrain",
+    ]  # fmt: skip
+    assert all(run.info.status == "FINISHED" for run in children)
+
+
+def test_a_child_holds_curves_settings_data_numbers_and_files(project):
+    write_journal(project, "key-of-pretrain")
+    publish(project, "run-1")
+    run, client = child(project), connect(uri(project))
+    assert history(project, run) == CURVE
+    assert run.data.params["pretrain.epochs"] == "2"
+    assert not any(name.startswith("finetune") for name in run.data.params)
+    assert run.data.metrics["rankme"] == 7
+    assert run.data.tags["stage_key"] == "key-of-pretrain"
+    (data,) = run.inputs.dataset_inputs
+    assert data.dataset.digest == "d" * 36
+    assert run.data.tags["data_version"] == "d" * 64
+
+    def names(run, folder=None):
+        return {file.path for file in client.list_artifacts(run.info.run_id, folder)}
+
+    assert names(run) == {"history.csv", "metrics.json"}
+    assert "classifiers/pretrained-0.safetensors" in names(
+        child(project, "finetune"), "classifiers"
+    )
+    assert "report.html" in names(child(project, "evaluate"))
+    assert names(child(project, "prepare")) == {"summary.json"}, "the packed data stay out"
+    (parent,) = runs(project, "tags.`instar.run_id` = 'run-1'")
+    assert "report.html" in names(parent)
+
+
+def test_curves_are_live_while_the_stage_runs(project):
+    with Publisher(project, "run-1", uri(project)) as publisher:
+        publisher.stage("pretrain", "k1", "running")
+        write_journal(project, epochs=[1], end=None)
+        wait_for(lambda: runs(project, "tags.stage = 'pretrain'"))
+        wait_for(lambda: history(project, child(project)) == CURVE[:1])
+        assert child(project).info.status == "RUNNING"
+        write_journal(project, epochs=[2, 3])
+        publisher.stage("pretrain", "k1", "ran")
+    assert history(project, child(project)) == CURVE
+
+
+def test_a_cached_stage_makes_no_new_run_and_is_linked(project):
+    write_journal(project)
+    with Publisher(project, "run-1", uri(project)) as publisher:
+        publisher.stage("pretrain", "k1", "ran")
+    with Publisher(project, "run-2", uri(project)) as publisher:
+        publisher.stage("pretrain", "k1", "running")
+        publisher.stage("pretrain", "k1", "cached")
+    run = child(project)
+    (parent,) = runs(project, "tags.`instar.run_id` = 'run-2'")
+    assert parent.data.tags["cached.pretrain"] == run.info.run_id
+
+
+@pytest.mark.parametrize("journal", [True, False])
+def test_a_cached_stage_unknown_to_the_store_is_rebuilt(project, journal):
+    if journal:
+        write_journal(project)
+    with Publisher(project, "run-1", uri(project)) as publisher:
+        publisher.stage("pretrain", "k1", "cached")
+    run = child(project)
+    assert history(project, run) == (CURVE if journal else [(1, 2.5), (2, 1.5)])
+    assert run.data.tags["rebuilt_from"] == ("journal" if journal else "artifacts")
+    assert run.info.status == "FINISHED"
+
+
+def test_a_resumed_stage_shows_one_whole_curve_without_doubles(project):
+    write_journal(project, epochs=[1, 2], end=None)
+    with Publisher(project, "run-1", uri(project)) as publisher:
+        publisher.stage("pretrain", "k1", "running")
+        write_journal(project, epochs=[2, 3])
+        publisher.stage("pretrain", "k1", "ran")
+    assert history(project, child(project)) == CURVE
+
+
+def test_a_forced_rerun_shows_its_own_points_only(project):
+    write_journal(project, epochs=[1, 2, 3, 4, 5])
+    with Publisher(project, "run-1", uri(project)) as publisher:
+        publisher.stage("pretrain", "k1", "running")
+        write_journal(project)
+        publisher.stage("pretrain", "k1", "ran")
+    assert history(project, child(project)) == CURVE
+
+
+def test_a_failed_stage_is_shown_as_failed_and_its_retry_as_finished(project):
+    write_journal(project, epochs=[1, 2], end="failed")
+    with Publisher(project, "run-1", uri(project)) as publisher:
+        publisher.stage("pretrain", "k1", "failed")
+        wait_for(lambda: runs(project, "attributes.status = 'FAILED'"))
+        publisher.stage("pretrain", "k1", "running")
+        write_journal(project, epochs=[3])
+        publisher.stage("pretrain", "k1", "ran")
+    assert child(project).info.status == "FINISHED"
+    assert history(project, child(project)) == CURVE
+
+
+def test_an_exception_in_the_flow_fails_the_parent(project):
+    publisher = Publisher(project, "run-1", uri(project))
+
+    def flow():
+        with publisher:
+            publisher.stage("pretrain", "k1", "running")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        flow()
+    (parent,) = runs(project)
+    assert parent.info.status == "FAILED"
+
+
+def test_a_dead_server_costs_the_caller_nothing_and_one_notice(project):
+    notices = []
+    publisher = Publisher(project, "run-1", DEAD, on_notice=notices.append)
+    start = time.monotonic()
+    publisher.stage("pretrain", "k1", "running")
+    write_journal(project)
+    publisher.stage("pretrain", "k1", "ran")
+    assert time.monotonic() - start < 1
+    wait_for(lambda: notices)
+    assert publisher.close(timeout=20) is False
+    assert len(notices) == 1
+    assert "instar sync" in notices[0]
+
+
+def test_sync_delivers_the_run_as_it_was_although_later_ones_overwrote_it(project):
+    publisher = Publisher(project, "run-1", DEAD)
+    write_journal(project)
+    publisher.stage("pretrain", "k1", "ran")
+    assert publisher.close(timeout=20) is False
+    shutil.rmtree(project / "artifacts" / "pretrain")
+    left = sync(project, DEAD)
+    assert (left.left, left.delivered) == (["run-1"], [])
+    assert left.notice
+    assert sync(project, uri(project)).delivered == ["run-1"]
+    assert history(project, child(project)) == CURVE
+    assert child(project).data.metrics["rankme"] == 7
+    assert sync(project, uri(project)).delivered == [], "nothing is delivered twice"
+    assert len(runs(project)) == 2
+
+
+def test_a_publisher_that_was_killed_is_taken_up_by_sync(project):
+    code = (
+        "import sys, os, time; from tasks.publisher import Publisher;"
+        "p = Publisher(sys.argv[1], 'run-1', sys.argv[2]); p.stage('pretrain', 'k1', 'running');"
+        "print(flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(project), uri(project)], stdout=subprocess.PIPE
+    )
+    process.stdout.readline()
+    write_journal(project, epochs=[1, 2], end=None)
+    wait_for(lambda: runs(project, "tags.stage = 'pretrain'"))
+    assert sync(project, uri(project)).delivered == [], "a run in progress is left alone"
+    process.kill()
+    process.wait()
+    assert sync(project, uri(project)).delivered == ["run-1"]
+    assert {run.info.status for run in runs(project)} == {"KILLED"}
+    assert history(project, child(project)) == CURVE[:2]
+
+
+def test_two_processes_cannot_publish_one_run(project):
+    with (
+        Publisher(project, "run-1", uri(project)),
+        pytest.raises(TaskError, match="another process"),
+    ):
+        Publisher(project, "run-1", uri(project))
+
+
+def test_points_whose_arrival_was_not_noted_do_not_count_twice(project):
+    write_journal(project)
+    with Publisher(project, "run-1", uri(project)) as publisher:
+        publisher.stage("pretrain", "k1", "ran")
+    # As after a crash between MLflow's answer and ours being written down.
+    path = project / ".instar" / "runs" / "run-1.json"
+    record = json.loads(path.read_text())
+    record["delivered"] = False
+    record["stages"]["pretrain"] |= {"offset": None, "delivered": False}
+    path.write_text(json.dumps(record))
+    assert sync(project, uri(project)).delivered == ["run-1"]
+    assert history(project, child(project)) == CURVE
+
+
+def test_any_class_name_makes_a_name_that_mlflow_takes():
+    assert metric_name("recall.T-shirt/top") == "recall.T-shirt/top"
+    for name in ("recall.a/", "/a", "../a", "a//b", "café (new)"):
+        assert "/" not in metric_name(name)
+    tree = {"per_class": [{"recall": 0.5, "name": "a"}], "ok": True, "n": 2, "low": None}
+    assert numbers(tree) == {"per_class.0.recall": 0.5, "n": 2.0}
+
+
+@pytest.fixture
+def server(project):
+    """Starts MLflow's server on the project's database; gives its URI and start and kill."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port),
+        "--workers", "1", "--backend-store-uri", uri(project),
+        "--artifacts-destination", str(project / "served"),
+    ]  # fmt: skip
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    started = []
+
+    def answers():
+        try:
+            return urllib.request.urlopen(f"{address}/health", timeout=2).status == 200
+        except OSError:
+            return False
+
+    def start():
+        process = subprocess.Popen(
+            command, env={**os.environ, **quiet}, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        started.append(process)
+        wait_for(answers, 90)
+
+    def kill():
+        process = started.pop()
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    yield address, start, kill
+    while started:
+        kill()
+
+
+@pytest.mark.slow
+def test_a_server_killed_and_restarted_mid_run_loses_and_doubles_nothing(project, server):
+    address, start, kill = server
+    start()
+    with Publisher(project, "run-1", address) as publisher:
+        publisher.stage("pretrain", "k1", "running")
+        with Journal(journal_path(project, "pretrain", "k1")) as journal:
+            journal.start("pretrain", "k1", {})
+            for epoch in range(1, 301):
+                journal.metrics({"loss": 1 / epoch}, step=epoch)
+                if epoch == 100:
+                    wait_for(lambda: runs(project, "tags.stage = 'pretrain'", address))
+                    kill()
+                if epoch == 200:
+                    wait_for(lambda: publisher.notice)
+                    start()
+            journal.end("finished")
+        publisher.stage("pretrain", "k1", "ran")
+        assert publisher.close(timeout=90), publisher.notice
+    run = child(project, tracking_uri=address)
+    expected = [(epoch, round(1 / epoch, 4)) for epoch in range(1, 301)]
+    assert history(project, run, tracking_uri=address) == expected
+    assert len(runs(project, "", address)) == 2

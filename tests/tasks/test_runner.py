@@ -1,0 +1,103 @@
+"""The stage runner on real DVC: what ran, what was cached, what failed, and that nothing stays."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tasks.errors import TaskError
+from tasks.runner import planned_stages, run_stage
+from tests.tasks.toy_project import make_toy_project
+
+HERE = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    return make_toy_project(tmp_path / "project")
+
+
+def test_stage_runs_then_is_unchanged_then_is_restored_from_the_run_cache(project):
+    lines: list[str] = []
+    first = run_stage("copy", project, lines.append)
+    assert (first.status, first.stage) == ("ran", "copy")
+    assert (project / "output.txt").read_text() == "HELLO"
+    assert "copying 5 characters" in lines
+    assert "copying 5 characters" in (project / ".instar/logs/copy.log").read_text()
+
+    again = run_stage("copy", project)
+    assert again.status == "cached"
+    assert again.key == first.key
+
+    (project / "output.txt").unlink()
+    (project / "dvc.lock").unlink()
+    assert run_stage("copy", project).status == "cached"
+    assert (project / "output.txt").read_text() == "HELLO"
+
+
+def test_planned_stages_are_those_that_changed(project):
+    assert planned_stages(project) == ["copy"]
+    run_stage("copy", project)
+    assert planned_stages(project) == []
+
+
+def test_failure_carries_the_stages_own_message_and_no_stack_trace(project):
+    (project / "input.txt").write_text("complain")
+    with pytest.raises(TaskError) as caught:
+        run_stage("copy", project)
+    assert str(caught.value) == "input.txt holds a complaint: write something else into it."
+
+
+def test_a_former_complaint_does_not_explain_a_crash(project):
+    (project / "input.txt").write_text("complain")
+    with pytest.raises(TaskError):
+        run_stage("copy", project)
+    (project / "input.txt").write_text("crash")
+    with pytest.raises(TaskError, match=r"stage copy failed: ValueError: a bug\..*copy\.log"):
+        run_stage("copy", project)
+
+
+def test_unknown_stage_is_explained(project):
+    with pytest.raises(TaskError, match="nonsense"):
+        run_stage("nonsense", project)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
+def test_no_process_of_the_stage_outlives_its_runner(project, number):
+    (project / "input.txt").write_text("sleep")
+    runner = subprocess.Popen(
+        [sys.executable, "-c", "from tasks.runner import run_stage; run_stage('copy', '.')"],
+        cwd=project,
+        env={**os.environ, "PYTHONPATH": str(HERE)},
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        _until(lambda: len(_processes_in(project) - {runner.pid}) >= 4, "the stage did not start")
+        runner.send_signal(number)
+        runner.wait(timeout=30)
+        _until(lambda: not _processes_in(project), "processes are left")
+    finally:
+        runner.kill()
+
+
+def _processes_in(folder: Path) -> set[int]:
+    """Processes that work in `folder`."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and (entry / "cwd").resolve() == folder.resolve():
+                found.add(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+def _until(holds, complaint: str, seconds: float = 40.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, complaint
+        time.sleep(0.1)

@@ -1,0 +1,92 @@
+"""The house keeps its shape: arrows between rooms, and code listed where DVC must see it."""
+
+import ast
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parent.parent
+ROOMS = ("flows", "tasks", "models", "data")
+ARROWS = {
+    "flows": {"flows", "tasks", "models", "data", "prefect"},
+    "tasks": {"tasks", "models", "data", "mlflow", "dvc"},
+    "models": {"models"},
+    "data": {"data"},
+}
+GUARDED = {*ROOMS, "prefect", "mlflow", "dvc"}
+# What carries a stage but computes nothing: an edit here changes no result. (params.py only
+# checks: params.yaml holds every key, see test_params.)
+FRAME = {
+    "tasks/stage.py",
+    "tasks/params.py",
+    "tasks/progress.py",
+    "tasks/journal.py",
+    "tasks/lineage.py",
+    "tasks/errors.py",
+    "data/errors.py",
+    "models/errors.py",
+}
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Every absolute module a file imports, also inside functions; `from a import b` gives both."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module)
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def files_behind(module: str) -> list[Path]:
+    """The file of a module of ours, and the packages above it."""
+    parts = module.split(".")
+    found = []
+    for n in range(1, len(parts) + 1):
+        base = ROOT.joinpath(*parts[:n])
+        found += [p for p in (base / "__init__.py", base.with_suffix(".py")) if p.is_file()]
+    return found
+
+
+def code_of(stage: str) -> set[str]:
+    """All files of ours that a stage's process can come to run."""
+    todo, seen = [ROOT / "tasks" / f"{stage}.py"], set()
+    while todo:
+        path = todo.pop()
+        name = path.relative_to(ROOT).as_posix()
+        if name in seen or name in FRAME:
+            continue
+        seen.add(name)
+        for module in imported_modules(path):
+            if module.split(".")[0] in ROOMS:
+                todo += files_behind(module)
+    return seen
+
+
+@pytest.mark.parametrize(
+    "path", [p for room in ROOMS for p in sorted((ROOT / room).rglob("*.py"))], ids=str
+)
+def test_imports_point_one_way(path):
+    room = path.relative_to(ROOT).parts[0]
+    used = {m.split(".")[0] for m in imported_modules(path)} & GUARDED
+    assert used <= ARROWS[room], f"{path} imports {used - ARROWS[room]}"
+
+
+@pytest.mark.parametrize("stage", ["prepare", "pretrain", "finetune", "evaluate"])
+def test_dvc_sees_every_file_a_stage_runs(stage):
+    deps = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"][stage]["deps"]
+    unseen = {
+        name
+        for name in code_of(stage)
+        if not any(name == dep or name.startswith(f"{dep}/") for dep in deps)
+        # An empty package marker runs nothing.
+        and not (name.endswith("/__init__.py") and name.count("/") == 1)
+    }
+    assert not unseen, f"add to the deps of {stage} in dvc.yaml: {sorted(unseen)}"
+    assert "requirements.lock" in deps
+    code_deps = [d for d in deps if d.split("/")[0] in ROOMS and not d.endswith(".html")]
+    idle = [d for d in code_deps if not any(n == d or n.startswith(f"{d}/") for n in code_of(stage))]
+    assert not idle, f"{stage} lists code it never runs: {idle}"
