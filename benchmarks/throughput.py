@@ -26,7 +26,7 @@ import torch
 from data.augment import build_augmenter
 from data.datamodule import ViewsDataModule
 from data.pack import pack
-from data.params import AugmentationParams, DataParams
+from data.params import DataParams
 from data.store import PackedStore
 from models.encoders import build_encoder
 from models.methods import build_method

@@ -99,7 +99,7 @@ def _from_array(array: np.ndarray) -> Image.Image:
 
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
-    if not (array.ndim == 2 or array.ndim == 3 and array.shape[2] in (3, 4)) or not array.size:
+    if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))) or not array.size:
         raise DataError(f"an image is (H, W) or (H, W, 1 | 3 | 4), not {array.shape}")
     if array.shape[0] * array.shape[1] > PIXEL_LIMIT:
         raise DataError(f"its pixels exceed the limit of {PIXEL_LIMIT}")

@@ -4,7 +4,6 @@ import difflib
 from typing import Any
 
 import timm
-import torch
 import torch.nn.functional as F
 from timm.models.resnet import ResNet
 from torch import Tensor, nn

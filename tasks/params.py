@@ -254,14 +254,17 @@ def _rows(model: type[BaseModel], prefix: str) -> Iterator[str]:
             yield f"| `{key}` | {default} | {_meaning(info)} |"
         for option in inner:
             if len(inner) > 1:
-                yield f"| `{key}.name: {_tag(option)}` | | {(option.__doc__ or '').splitlines()[0]} |"
+                about = (option.__doc__ or "").splitlines()[0]
+                yield f"| `{key}.name: {_tag(option)}` | | {about} |"
             yield from _rows(option, key)
 
 
 def _shown(value: Any) -> str:
     if isinstance(value, tuple):
         value = list(value)
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return (
+        "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    )
 
 
 def _meaning(info: Any) -> str:

@@ -69,9 +69,7 @@ class StageProgress:
             assert self._task is not None
             if total is None and not shown:
                 shown = f"{done:,}"
-            self._bar.update(
-                self._task, description=what, completed=done, total=total, shown=shown
-            )
+            self._bar.update(self._task, description=what, completed=done, total=total, shown=shown)
             return
         now = time.monotonic()
         if what != self._what or now - self._last_line >= LINE_EVERY:

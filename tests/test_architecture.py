@@ -88,5 +88,7 @@ def test_dvc_sees_every_file_a_stage_runs(stage):
     assert not unseen, f"add to the deps of {stage} in dvc.yaml: {sorted(unseen)}"
     assert "requirements.lock" in deps
     code_deps = [d for d in deps if d.split("/")[0] in ROOMS and not d.endswith(".html")]
-    idle = [d for d in code_deps if not any(n == d or n.startswith(f"{d}/") for n in code_of(stage))]
+    idle = [
+        d for d in code_deps if not any(n == d or n.startswith(f"{d}/") for n in code_of(stage))
+    ]
     assert not idle, f"{stage} lists code it never runs: {idle}"

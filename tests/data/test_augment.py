@@ -158,7 +158,9 @@ def test_the_two_engines_turn_the_same_way():
     turned = A.Rotate(limit=(30, 30), p=1, border_mode=2)(image=images[0].numpy())["image"]
     angle = torch.deg2rad(torch.tensor(30.0))
     theta = torch.tensor([[[angle.cos(), -angle.sin(), 0], [angle.sin(), angle.cos(), 0]]])
-    difference = warp(to_float(images), theta, images.shape[1]) - to_float(torch.from_numpy(turned)[None])
+    difference = warp(to_float(images), theta, images.shape[1]) - to_float(
+        torch.from_numpy(turned)[None]
+    )
     assert difference[..., 16:48, 16:48].abs().max() < 0.03
 
 
