@@ -15,7 +15,7 @@ import torch
 from data.augment import build_augmenter
 from data.store import PackedStore
 from models.encoders import Encoder, build_encoder
-from models.learners import fit_classifier
+from models.learners import LearnerParams, fit_classifier
 from models.params import EncoderParams
 from models.weights import load_weights, save_weights
 from tasks.params import FinetuneParams
@@ -66,7 +66,7 @@ def fit_one(fit: Fit) -> History:
     shape = {name: store.manifest[name] for name in ("channels", "size", "mean", "std")}
     history: History = []
     classifier = fit_classifier(
-        fit.params.learner if fit.arm == "pretrained" else fit.params.control,
+        _learner(fit),
         _encoder(fit, shape),
         torch.from_numpy(store.gather(fit.rows)),
         torch.from_numpy(store.labels(fit.rows)),
@@ -79,6 +79,11 @@ def fit_one(fit: Fit) -> History:
     )
     save_weights(classifier, fit.out / fit.weights)
     return history
+
+
+def _learner(fit: Fit) -> LearnerParams:
+    own = fit.params.control if fit.arm == "scratch" else None
+    return own or fit.params.learner
 
 
 def _encoder(fit: Fit, shape: dict[str, Any]) -> Encoder:

@@ -58,8 +58,10 @@ class FinetuneParams(Group):
     draws: int = Field(5, ge=1, description="Label draws, each with its own seed, for both arms.")
     seed: int = Field(0, ge=0, description="Seed of the draws and of each fit.")
     learner: LearnerParams = Field(description="How the labels are learned.")
-    control: LearnerParams = Field(
-        description="The same learner from scratch, with settings tuned for it on its own."
+    control: LearnerParams | None = Field(
+        None,
+        description="The same learner from scratch, with settings tuned for it on its own; "
+        "null: those of `learner`.",
     )
     augmentation: AugmentationParams = Field(
         default_factory=AugmentationParams, description="How labelled images are varied."
@@ -69,7 +71,7 @@ class FinetuneParams(Group):
 
     @model_validator(mode="after")
     def _same_effort(self) -> Self:
-        mine, other = self.learner, self.control
+        mine, other = self.learner, self.control or self.learner
         if mine.name != other.name:
             raise ValueError("learner and control must be the same learner (their name differs)")
         if isinstance(mine, FineTuning) and isinstance(other, FineTuning):
