@@ -112,7 +112,8 @@ class AugmentationParams(BaseModel):
         description="Standard deviation of Gaussian noise on every pixel, values being in [0, 1].",
     )
     erase: Probability = Field(
-        default=0.0, description="Probability of blackening a random rectangle."
+        default=0.0,
+        description="Probability of painting over a random rectangle, in one random colour.",
     )
     erase_scale: Annotated[tuple[ErasedFraction, ErasedFraction], AfterValidator(_ordered)] = Field(
         default=(0.02, 0.2), description="Range of the erased rectangle's share of the area."

@@ -57,7 +57,12 @@ def _transforms(params: AugmentationParams, size: int, channels: int) -> list:
     )
     rotate = A.Rotate(limit=(-params.rotate, params.rotate), border_mode=cv2.BORDER_REFLECT, p=1)
     blur = A.GaussianBlur(blur_limit=0, sigma_limit=params.blur_sigma, p=params.blur)
-    erase = A.Erasing(scale=params.erase_scale, ratio=policy.ERASE_RATIO, fill=0, p=params.erase)
+    erase = A.Erasing(
+        scale=params.erase_scale,
+        ratio=policy.ERASE_RATIO,
+        fill="random_uniform",
+        p=params.erase,
+    )
     knobs = [
         (params.rotate, rotate),
         (policy.crops_at_all(params), crop),

@@ -48,7 +48,8 @@ class BatchedAugmenter:
         if params.erase:
             boxes, applied = policy.draw_erased(params, count, generator)
             boxes = boxes[applied].to(device)
-            _replace(views, applied, lambda some: erase(some, boxes))
+            colours = torch.rand(count, self._channels, generator=generator)[applied].to(device)
+            _replace(views, applied, lambda some: erase(some, boxes, colours))
         return views.contiguous(memory_format=torch.channels_last)
 
 
@@ -180,13 +181,16 @@ def _add_noise(views: torch.Tensor, std: float, generator: torch.Generator) -> t
     return noise.add_(views).clamp_(0, 1)
 
 
-def erase(views: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
-    """Blacken a rectangle (left, top, width, height), in units of the image, in each view."""
+def erase(views: torch.Tensor, boxes: torch.Tensor, colours: torch.Tensor) -> torch.Tensor:
+    """Paint over a rectangle (left, top, width, height), in units of the image, in each view.
+
+    A box has one random colour: black alone would look like background, where that is black.
+    """
     sides = torch.tensor([views.shape[3], views.shape[2]] * 2, device=views.device)
     left, top, width, height = (boxes * sides).round().unbind(1)
     inside_x = _between(left, width, views.shape[3])[:, None, None, :]
     inside_y = _between(top, height, views.shape[2])[:, None, :, None]
-    return views.masked_fill(inside_x & inside_y, 0.0)
+    return torch.where(inside_x & inside_y, colours[:, :, None, None], views)
 
 
 def _between(start: torch.Tensor, length: torch.Tensor, size: int) -> torch.Tensor:

@@ -211,7 +211,7 @@ def test_hue_agrees_with_the_colour_model_of_the_standard_library():
         ({"grayscale": 0.3}, lambda v, o: (v[:, 0] - v[:, 2]).abs().amax(dim=(1, 2)) < 1e-6),
         ({"blur": 0.3, "blur_sigma": (1, 2)}, lambda v, o: (v - o).abs().amax(dim=(1, 2, 3)) > 0),
         ({"solarize": 0.3}, lambda v, o: v.amax(dim=(1, 2, 3)) < 0.51),
-        ({"erase": 0.3}, lambda v, o: (v == 0).all(dim=1).any(dim=1).any(dim=1)),
+        ({"erase": 0.3}, lambda v, o: (v - o).abs().amax(dim=(1, 2, 3)) > 0),
     ],
     ids=["jitter_p", "grayscale", "blur", "solarize", "erase"],
 )
@@ -267,16 +267,29 @@ def test_noise_has_the_given_deviation():
 
 def test_erased_rectangles_have_the_same_area_shape_and_place():
     def rectangles(result):
-        gone = result[:, 0] == 0
+        gone = (result < 1).any(dim=1)
         width, height = gone.any(dim=1).sum(dim=1), gone.any(dim=2).sum(dim=1)
         assert torch.equal(width * height, gone.sum(dim=(1, 2)))
         left = gone.any(dim=1).to(torch.uint8).argmax(dim=1)
         return width * height, width / height, left / (SIZE - width)
 
-    white = torch.full((COUNT, SIZE, SIZE, 1), 255, dtype=torch.uint8)
+    white = torch.full((COUNT, SIZE, SIZE, 3), 255, dtype=torch.uint8)
     first, second = (rectangles(r) for r in both(white, erase=1.0, erase_scale=(0.05, 0.25)))
     for one, other in zip(first, second, strict=True):
         assert_same_distribution(one, other)
+
+
+def test_an_erased_rectangle_has_one_random_colour():
+    black = torch.zeros(COUNT, SIZE, SIZE, 3, dtype=torch.uint8)
+    per_engine = []
+    for result in both(black, erase=1.0, erase_scale=(0.1, 0.1)):
+        colours = result.amax(dim=(2, 3))
+        painted = result.flatten(2)
+        assert ((painted == 0) | ((painted - colours[..., None]).abs() < 1e-6)).all()
+        assert abs(torch.corrcoef(colours.T)[0, 1]) < 0.1
+        per_engine.append(colours.flatten())
+    # Albumentations draws whole 8-bit steps.
+    assert_same_distribution(*[(colours * 255).round() for colours in per_engine])
 
 
 def test_a_knob_out_of_step_is_noticed():
