@@ -60,14 +60,25 @@ class FinetuneParams(Group):
     learner: LearnerParams = Field(description="How the labels are learned.")
     control: LearnerParams | None = Field(
         None,
-        description="The same learner from scratch, with settings tuned for it on its own; "
-        "null: those of `learner`.",
+        description="What differs for the same learner from scratch, so that it can be tuned on "
+        "its own; null: nothing.",
     )
     augmentation: AugmentationParams = Field(
         default_factory=AugmentationParams, description="How labelled images are varied."
     )
     workers: int = Field(2, ge=1, description="Fits side by side; never changes the result.")
     threads: int = Field(1, ge=1, description="Threads a fit; part of the result's last bits.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _control_completed(cls, raw: Any) -> Any:
+        """The control's settings are the learner's, but for what it says itself."""
+        if not isinstance(raw, dict):
+            return raw
+        learner, own = raw.get("learner"), raw.get("control")
+        if not (isinstance(learner, dict) and isinstance(own, dict)):
+            return raw
+        return {**raw, "control": {**learner, **own}}
 
     @model_validator(mode="after")
     def _same_effort(self) -> Self:

@@ -39,7 +39,26 @@ def test_shipped_file_holds_every_key_so_that_code_defaults_change_no_result(raw
             yield prefix
 
     dumped = validate_params(raw).model_dump(mode="json", by_alias=True)
+    # The control names only what differs from the learner, which holds the rest.
+    del dumped["finetune"]["control"], raw["finetune"]["control"]
     assert set(keys(dumped)) == set(keys(raw))
+
+
+def test_the_control_follows_the_learner_but_for_what_it_says_itself(raw):
+    raw = changed(raw, "finetune.learner.epochs", 7)
+    raw = changed(raw, "finetune.control", {"lr": 0.5})
+    finetune = validate_params(raw).finetune
+    assert finetune.control == finetune.learner.model_copy(update={"lr": 0.5})
+
+
+def test_the_control_gets_the_same_number_of_steps(raw):
+    with pytest.raises(TaskError, match=r"finetune: .*same steps \(epochs differs\)"):
+        validate_params(changed(raw, "finetune.control.epochs", 100))
+
+
+def test_a_wrong_key_in_the_control_is_named(raw):
+    with pytest.raises(TaskError, match=r"unknown key finetune\.control\.lrr; did you mean"):
+        validate_params(changed(raw, "finetune.control.lrr", 1))
 
 
 @pytest.mark.parametrize(
