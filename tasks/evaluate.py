@@ -202,16 +202,15 @@ def _build_encoder(learned: dict[str, Any]) -> Encoder:
 
 
 def _learner(learned: dict[str, Any], arm: str) -> LearnerParams:
-    described = learned["learner" if arm == "pretrained" else "control"]
-    return TypeAdapter(LearnerParams).validate_python(described)
+    described = learned if arm == "pretrained" else learned["control"]
+    return TypeAdapter(LearnerParams).validate_python(described["learner"])
 
 
 def _probe(learner: LearnerParams) -> LinearProbeParams:
     """The learner's own linear probe, so that nothing about it is chosen here."""
     if isinstance(learner, LinearProbeParams):
         return learner
-    fixed = {"penalties": (learner.probe_penalty,)} if learner.probe_penalty else {}
-    return LinearProbeParams(readout=learner.readout, **fixed)
+    return LinearProbeParams(readout=learner.readout, penalties=(learner.head_penalty,))
 
 
 def _write_predictions(

@@ -281,13 +281,24 @@ def _setup(found: Findings, params: EvaluateParams, artifacts: Path) -> dict[str
         ("Encoder", _spelled(found.learned["encoder"])),
         *((key.replace("_", " ").capitalize(), _spelled(value)) for key, value in extra.items()),
         ("Learner", _spelled(found.learned["learner"])),
-        ("Its settings from scratch", _spelled(found.learned["control"])),
+        ("Its augmentation", _spelled(found.learned["augmentation"])),
+        ("What differs from scratch", _differences(found.learned) or "nothing"),
         ("Label fraction", f"{found.learned['label_fraction']:g}"),
         ("Draws", str(len(found.learned["arms"]["pretrained"]))),
         ("Evaluation", _spelled(params.model_dump(mode="json"))),
         ("Packed store", found.store.manifest["digest"]),
     ]
     return {"neighbours": params.neighbours, "rows": rows}
+
+
+def _differences(learned: dict[str, Any]) -> str:
+    """The settings of the control that are not the other arm's."""
+    return ", ".join(
+        f"{group}.{key}={_bracketed(value)}"
+        for group in ("learner", "augmentation")
+        for key, value in learned["control"][group].items()
+        if value != learned[group][key]
+    )
 
 
 def _pictures(store: PackedStore, content: dict[str, Any]) -> dict[str, str]:

@@ -69,7 +69,8 @@ def _describe(run: Stage, store: PackedStore, fits: list[Fit]) -> None:
         "label_fraction": params.label_fraction,
         "labels": len(fits[0].rows),
         "learner": params.learner.model_dump(mode="json"),
-        "control": (params.control or params.learner).model_dump(mode="json"),
+        "augmentation": params.augmentation.model_dump(mode="json"),
+        "control": params.control.model_dump(mode="json"),
         "arms": arms,
     }
     run.write_json("learners.json", described)

@@ -15,7 +15,7 @@ import torch
 from data.augment import build_augmenter
 from data.store import PackedStore
 from models.encoders import Encoder, build_encoder
-from models.learners import LearnerParams, fit_classifier
+from models.learners import fit_classifier
 from models.params import EncoderParams
 from models.weights import load_weights, save_weights
 from tasks.params import FinetuneParams
@@ -64,14 +64,15 @@ def fit_one(fit: Fit) -> History:
     torch.set_num_threads(fit.params.threads)
     store = PackedStore.open(STORE)
     shape = {name: store.manifest[name] for name in ("channels", "size", "mean", "std")}
+    arm = fit.params.control if fit.arm == "scratch" else fit.params
     history: History = []
     classifier = fit_classifier(
-        _learner(fit),
+        arm.learner,
         _encoder(fit, shape),
         torch.from_numpy(store.gather(fit.rows)),
         torch.from_numpy(store.labels(fit.rows)),
         len(store.classes),
-        build_augmenter(fit.params.augmentation, store.manifest["size"], shape["channels"]),
+        build_augmenter(arm.augmentation, store.manifest["size"], shape["channels"]),
         fit.seed,
         lambda epoch, numbers: history.append(
             {"arm": fit.arm, "draw": fit.draw, "epoch": epoch + 1, **numbers}
@@ -79,11 +80,6 @@ def fit_one(fit: Fit) -> History:
     )
     save_weights(classifier, fit.out / fit.weights)
     return history
-
-
-def _learner(fit: Fit) -> LearnerParams:
-    own = fit.params.control if fit.arm == "scratch" else None
-    return own or fit.params.learner
 
 
 def _encoder(fit: Fit, shape: dict[str, Any]) -> Encoder:

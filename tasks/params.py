@@ -49,6 +49,13 @@ class PretrainParams(Group):
     threads: int = Field(2, ge=1, description="Compute threads; part of the result's last bits.")
 
 
+class ControlParams(Group):
+    """How the control learns: the same learner from scratch, tuned on its own."""
+
+    learner: LearnerParams = Field(description="What the learner's settings are from scratch.")
+    augmentation: AugmentationParams = Field(description="How its labelled images are varied.")
+
+
 class FinetuneParams(Group):
     """Low-label learning: the pretrained encoder, and the same learner from scratch as control."""
 
@@ -58,13 +65,12 @@ class FinetuneParams(Group):
     draws: int = Field(5, ge=1, description="Label draws, each with its own seed, for both arms.")
     seed: int = Field(0, ge=0, description="Seed of the draws and of each fit.")
     learner: LearnerParams = Field(description="How the labels are learned.")
-    control: LearnerParams | None = Field(
-        None,
-        description="What differs for the same learner from scratch, so that it can be tuned on "
-        "its own; null: nothing.",
-    )
     augmentation: AugmentationParams = Field(
         default_factory=AugmentationParams, description="How labelled images are varied."
+    )
+    control: ControlParams = Field(
+        description="Keys of `learner` and `augmentation` that differ for the same learner from "
+        "scratch, so that it can be tuned on its own.",
     )
     workers: int = Field(2, ge=1, description="Fits side by side; never changes the result.")
     threads: int = Field(1, ge=1, description="Threads a fit; part of the result's last bits.")
@@ -72,17 +78,17 @@ class FinetuneParams(Group):
     @model_validator(mode="before")
     @classmethod
     def _control_completed(cls, raw: Any) -> Any:
-        """The control's settings are the learner's, but for what it says itself."""
-        if not isinstance(raw, dict):
+        """The control's settings are those of the other arm, but for what it says itself."""
+        if not isinstance(raw, dict) or not isinstance(own := raw.get("control") or {}, dict):
             return raw
-        learner, own = raw.get("learner"), raw.get("control")
-        if not (isinstance(learner, dict) and isinstance(own, dict)):
-            return raw
-        return {**raw, "control": {**learner, **own}}
+        completed = {
+            key: {**raw.get(key, {}), **(own.get(key) or {})} for key in ("learner", "augmentation")
+        }
+        return {**raw, "control": {**own, **completed}}
 
     @model_validator(mode="after")
     def _same_effort(self) -> Self:
-        mine, other = self.learner, self.control or self.learner
+        mine, other = self.learner, self.control.learner
         if mine.name != other.name:
             raise ValueError("learner and control must be the same learner (their name differs)")
         if isinstance(mine, FineTuning) and isinstance(other, FineTuning):
@@ -262,6 +268,9 @@ def _rows(model: type[BaseModel], prefix: str) -> Iterator[str]:
     for name, info in model.model_fields.items():
         key = f"{prefix}.{info.alias or name}"
         inner = _models(info.annotation)
+        if inner == [ControlParams]:
+            yield f"| `{key}` | nothing | {_meaning(info)} |"
+            continue
         if not inner:
             default = "" if info.is_required() else f"`{_shown(info.get_default())}`"
             yield f"| `{key}` | {default} | {_meaning(info)} |"

@@ -60,8 +60,8 @@ class StandardisedClassifier(nn.Module):
 def fit(params: FinetuneParams, task: LabelledTask) -> Classifier:
     """Fine-tune on the task; the average of the weights is the result."""
     model = StandardisedClassifier(copy.deepcopy(task.encoder), task.classes, params.readout)
-    if params.probe_penalty is not None:
-        _start_from_probe(model, params.probe_penalty, task)
+    if params.start_from_probe:
+        _start_from_probe(model, params.head_penalty, task)
     batch_size = min(params.batch_size, len(task.images))
     steps = len(task.images) // batch_size
     optimizer = build_optimizer(
@@ -128,6 +128,8 @@ def _train_step(
     with torch.enable_grad():
         logits = model(images.to(task.device))
         loss = F.cross_entropy(logits, labels, label_smoothing=params.label_smoothing)
+        # As in the probe's objective: a head on thousands of features overfits a few labels.
+        loss = loss + params.head_penalty / 2 * model.head.weight.square().sum()
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     optimizer.step()

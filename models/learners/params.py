@@ -48,10 +48,12 @@ class FinetuneParams(BaseModel):
         lt=1,
         description="Memory of the average of the weights, the result; 0 takes the last weights.",
     )
-    probe_penalty: PositiveFloat | None = Field(
-        0.2,
-        description="Penalty of the linear probe that gives the first head (Kumar et al. 2022); "
-        "null starts the head at 0.",
+    start_from_probe: bool = Field(
+        default=True,
+        description="Whether the first head is a linear probe's (Kumar et al. 2022), or 0.",
+    )
+    head_penalty: PositiveFloat = Field(
+        0.2, description="Weight penalty on the head: the probe's, and from then on in the loss."
     )
 
 

@@ -80,7 +80,7 @@ def test_preset_with_another_variant_does_not_keep_the_former_ones_settings(proj
     (project / "examples" / "probe.yaml").write_text(
         "finetune:\n"
         "  learner: {name: linear-probe, folds: 3}\n"
-        "  control: {name: linear-probe, folds: 3}\n"
+        "  control: {learner: {name: linear-probe, folds: 3}}\n"
     )
     change_settings(project, preset="probe")
     assert load_params(project / "params.yaml").finetune.learner.name == "linear-probe"

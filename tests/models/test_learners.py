@@ -137,6 +137,24 @@ def test_encoder_lr_zero_trains_the_head_alone():
         assert torch.equal(mine, theirs)
 
 
+def test_the_first_head_is_a_probes_or_knows_nothing():
+    hardly = QUICK.model_copy(update={"lr": 1e-9, "epochs": 1})
+    assert accuracy(learn(hardly)) > 0.9
+    ignorant = learn(hardly.model_copy(update={"start_from_probe": False}))
+    images, _ = easy_images(20, seed=77)
+    assert torch.allclose(ignorant.predict_proba(images), torch.tensor(0.25), atol=1e-3)
+
+
+def test_the_penalty_stays_on_the_head():
+    # From 0, so that the probe's own penalty plays no part.
+    unled = QUICK.model_copy(update={"start_from_probe": False, "epochs": 30})
+    light, heavy = (
+        learn(unled.model_copy(update={"head_penalty": penalty})).head.weight.norm()
+        for penalty in (0.01, 3.0)
+    )
+    assert light > 1.5 * heavy
+
+
 def test_folded_classifier_computes_what_the_trained_one_did():
     model = StandardisedClassifier(small_encoder(), 4, READOUT)
     torch.nn.init.normal_(model.head.weight)

@@ -160,7 +160,8 @@ def write_classifier(folder, seed):
         "std": [0.3],
         "encoder": ENCODER,
         "learner": LEARNER,
-        "control": LEARNER,
+        "augmentation": {},
+        "control": {"learner": LEARNER, "augmentation": {}},
         "arms": {"pretrained": [{"draw": 0, "weights": "classifiers/pretrained-0.safetensors"}]},
     }
     write_json(folder / "learners.json", described)

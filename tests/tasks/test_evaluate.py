@@ -81,7 +81,11 @@ def make_artifacts(folder, draws=2, channels=1):
         "label_fraction": 0.1,
         "labels": len(drawn),
         "learner": learner.model_dump(mode="json"),
-        "control": learner.model_dump(mode="json"),
+        "augmentation": {"erase": 0.0},
+        "control": {
+            "learner": learner.model_dump(mode="json"),
+            "augmentation": {"erase": 0.5},
+        },
         "arms": arms,
     }
     (artifacts / "finetune" / "learners.json").write_text(json.dumps(described))
