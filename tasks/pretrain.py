@@ -103,7 +103,7 @@ def _probe(run: Stage, store: PackedStore, rows: Any) -> list[Callback]:
     labels = store.labels(rows)
     if fraction == 0 or (labels >= 0).sum() < len(store.classes):
         return []
-    drawn = draw_labels(labels, fraction, seed=0, draw=0)
+    drawn = draw_labels(labels, fraction, seed=0, draw=0, setting="pretrain.probe_fraction")
     return [OnlineKNN(_images(store, rows[drawn]), torch.from_numpy(labels[drawn]))]
 
 
