@@ -53,7 +53,7 @@ def _fits(run: Stage, store: PackedStore) -> Iterator[Fit]:
 
 def _describe(run: Stage, store: PackedStore, fits: list[Fit]) -> None:
     """learners.json: all that is needed to use the classifiers without this stage's settings."""
-    encoder = json.loads((PRETRAINED / "encoder.json").read_text())
+    pretrained = json.loads((PRETRAINED / "encoder.json").read_text())
     arms = {
         arm: [
             {"draw": f.draw, "seed": f.seed, "weights": f.weights, "rows": f.rows}
@@ -65,7 +65,7 @@ def _describe(run: Stage, store: PackedStore, fits: list[Fit]) -> None:
     params = run.params.finetune
     described = {
         "classes": store.classes,
-        **encoder,
+        **{name: pretrained[name] for name in ("encoder", "channels", "size", "mean", "std")},
         "label_fraction": params.label_fraction,
         "labels": len(fits[0].rows),
         "learner": params.learner.model_dump(mode="json"),
