@@ -34,7 +34,13 @@ def stratified_split(labels: np.ndarray, fraction: float, seed: int) -> np.ndarr
     return np.sort(np.concatenate(chosen)) if chosen else np.empty(0, np.int64)
 
 
-def draw_labels(labels: np.ndarray, fraction: float, seed: int, draw: int) -> np.ndarray:
+def draw_labels(
+    labels: np.ndarray,
+    fraction: float,
+    seed: int,
+    draw: int,
+    setting: str = "finetune.label_fraction",
+) -> np.ndarray:
     """The rows whose labels may be used: one draw of the small labelled set.
 
     ``round(fraction · N)`` of them, N being all rows, labelled or not; spread over the classes as
@@ -45,6 +51,7 @@ def draw_labels(labels: np.ndarray, fraction: float, seed: int, draw: int) -> np
         fraction: Share of all rows, e.g. 0.01.
         seed: Seed.
         draw: Number of the draw; each is independent of the others.
+        setting: Where the user set `fraction`, for the error.
 
     Returns:
         Sorted positions, int64.
@@ -58,8 +65,8 @@ def draw_labels(labels: np.ndarray, fraction: float, seed: int, draw: int) -> np
     wanted = min(round(fraction * len(labels)), int(counts.sum()))
     if wanted < len(known):
         raise DataError(
-            f"label_fraction {fraction:g} of {len(labels)} images is {wanted} labels for "
-            f"{len(known)} classes; raise finetune.label_fraction to at least "
+            f"{setting} {fraction:g} of {len(labels)} images is {wanted} labels for "
+            f"{len(known)} classes; raise {setting} to at least "
             f"{_smallest_fraction(len(known), len(labels)):g}."
         )
     chosen = []

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+NO_INTERVAL = "one draw: no interval"
 # By the gate's outcome: where the version stands, and the verdict in words.
 _STANDING = {
     "promoted": ("Production, @champion", "promoted to champion"),
@@ -37,6 +39,11 @@ def show(result: dict[str, Any], console: Console) -> None:
 def verdict_in_words(metrics: dict[str, Any]) -> str:
     """Whether pretraining wins, and how sure that is."""
     gain = metrics["gain"]
+    if gain["low"] is None:
+        return (
+            f"Whether pretraining wins is open: {100 * gain['mean']:+.1f} points "
+            f"({NO_INTERVAL}); raise finetune.draws to tell."
+        )
     mean, low, high = (100 * gain[key] for key in ("mean", "low", "high"))
     interval = f"95% interval {low:+.1f} to {high:+.1f}"
     if low > 0:
@@ -75,16 +82,23 @@ def _table(metrics: dict[str, Any]) -> Table:
         table.add_column(name, justify="right")
     for arm, name in (("pretrained", "pretrained"), ("scratch", "same learner from scratch")):
         accuracy = metrics[arm]["accuracy"]
-        table.add_row(name, _percent(accuracy["mean"]), _interval(accuracy), str(accuracy["n"]))
+        table.add_row(
+            name, _percent(accuracy["mean"]), _interval(accuracy, _percent), str(accuracy["n"])
+        )
     gain = metrics["gain"]
-    low, high = 100 * gain["low"], 100 * gain["high"]
-    table.add_row("gain", f"{100 * gain['mean']:+.2f}", f"{low:+.2f} … {high:+.2f}", "")
+    table.add_row("gain", _points(gain["mean"]), _interval(gain, _points), "")
     return table
 
 
-def _interval(value: dict[str, Any]) -> str:
-    return f"{_percent(value['low'])} … {_percent(value['high'])}"
+def _interval(value: dict[str, Any], shown: Callable[[float], str]) -> str:
+    if value["low"] is None:
+        return NO_INTERVAL
+    return f"{shown(value['low'])} … {shown(value['high'])}"
 
 
 def _percent(share: float) -> str:
     return f"{100 * share:.2f}%"
+
+
+def _points(gain: float) -> str:
+    return f"{100 * gain:+.2f}"

@@ -19,7 +19,7 @@ class Encoder(nn.Module):
 
     Attributes:
         readout: What its features are; methods, probes and neighbours all see these.
-        size: Height and width of whole images (views may be smaller).
+        size: Height and width of whole images (views may be of another size).
         features_dim: D, the width of the features.
     """
 
@@ -41,6 +41,7 @@ class Encoder(nn.Module):
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
 
+        self._map_sizes: dict[int, list[torch.Size]] = {}
         self.features_dim = self.read_out_dim(readout)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -52,21 +53,37 @@ class Encoder(nn.Module):
         return self._feature_maps(images, 1)[-1]
 
     def read_out(self, images: Tensor, readout: Readout) -> Tensor:
-        """Map float images (N, C, H, W) in [0, 1] to the features (N, E) that a head reads."""
+        """Map float images (N, C, H, W) in [0, 1] to the features (N, E) that a head reads.
+
+        Images of any size give as many positions as whole images do.
+        """
         if readout == Readout():
             return self.network(self._normalise(images))
+        maps = self._feature_maps(images, readout.stages)
         parts = []
-        for features in self._feature_maps(images, readout.stages):
-            if max(features.shape[2:]) > readout.grid:
-                features = F.adaptive_avg_pool2d(features, readout.grid)
+        for features, whole in zip(maps, self._whole_map_sizes(readout.stages), strict=True):
+            grid = whole if max(whole) <= readout.grid else (readout.grid, readout.grid)
+            if features.shape[2:] != grid:
+                features = F.adaptive_avg_pool2d(features, grid)
             parts.append(features.flatten(1))
         return torch.cat(parts, dim=1)
 
     def read_out_dim(self, readout: Readout) -> int:
-        """E, the width of what `read_out` gives for images of the encoder's size."""
-        blank = self.mean.expand(1, -1, self.size, self.size)
+        """E, the width of what `read_out` gives."""
         with evaluating(self):
-            return self.read_out(blank, readout).shape[1]
+            return self.read_out(self._blank(), readout).shape[1]
+
+    def _whole_map_sizes(self, stages: int) -> list[torch.Size]:
+        """Height and width of the maps of the last stages for images of the encoder's size."""
+        if stages not in self._map_sizes:
+            with evaluating(self):
+                maps = self._feature_maps(self._blank(), stages)
+            self._map_sizes[stages] = [features.shape[2:] for features in maps]
+        return self._map_sizes[stages]
+
+    def _blank(self) -> Tensor:
+        """One image of the mean colour, of the encoder's size."""
+        return self.mean.expand(1, -1, self.size, self.size)
 
     def _feature_maps(self, images: Tensor, stages: int) -> list[Tensor]:
         normal = self._normalise(images)

@@ -19,7 +19,8 @@ class TimmNetwork(nn.Module):
 
     def __init__(self, params: EncoderParams, channels: int, size: int):
         super().__init__()
-        self.net, self.padding = _create(params, channels, size)
+        self.net, self.side = _create(params, channels, size)
+        self.only_size = size if _is_fixed_in_size(params) else None
         if isinstance(self.net, ResNet) and size <= SMALL_IMAGE:
             _use_small_image_stem(self.net, channels)
 
@@ -43,21 +44,27 @@ class TimmNetwork(nn.Module):
         )
 
     def _pad(self, images: Tensor) -> Tensor:
+        size = images.shape[-1]
+        if self.only_size not in (None, size):
+            raise ModelError(
+                f"this timm encoder takes images of {self.only_size} pixels only, not of {size}; "
+                "set augmentation.view_size to null"
+            )
+        padding = max(0, self.side - size)
         # Zero is the mean colour here, after normalisation.
-        return F.pad(images, (0, self.padding, 0, self.padding)) if self.padding else images
+        return F.pad(images, (0, padding, 0, padding)) if padding else images
 
 
 def _create(params: EncoderParams, channels: int, size: int) -> tuple[Any, int]:
-    """Build the timm model; give it and the padding its images need."""
+    """Build the timm model; give it and the side to which smaller images must be padded."""
     # `is_model` also refuses `hf-hub:...`, which would fetch over the network.
     if not timm.is_model(params.name):
         known = ["resnet_tiny", *timm.list_models()]
         near = difflib.get_close_matches(params.name, known, n=3, cutoff=0.5)
         hint = f"nearest names: {', '.join(near)}" if near else "see timm.list_models()"
         raise ModelError(f"encoder.name {params.name!r} is neither resnet_tiny nor in timm; {hint}")
-    config = timm.get_pretrained_cfg(params.name)
     options: dict[str, Any] = {"pretrained": False, "in_chans": channels, "num_classes": 0}
-    if config is not None and config.fixed_input_size:
+    if _is_fixed_in_size(params):
         options["img_size"] = size
         if params.patch_size is not None:
             options["patch_size"] = params.patch_size
@@ -65,10 +72,10 @@ def _create(params: EncoderParams, channels: int, size: int) -> tuple[Any, int]:
         net = timm.create_model(params.name, **options)
         if isinstance(net, ResNet):
             return net, 0
-        padding = _padding(net, size)
-        if padding and "img_size" in options:
-            net = timm.create_model(params.name, **options | {"img_size": size + padding})
-        return net, padding
+        side = _side(net, size)
+        if side > size and "img_size" in options:
+            net = timm.create_model(params.name, **options | {"img_size": side})
+        return net, side
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         raise ModelError(
             f"timm cannot build encoder {params.name!r} for {channels}x{size}x{size} images "
@@ -76,17 +83,22 @@ def _create(params: EncoderParams, channels: int, size: int) -> tuple[Any, int]:
         ) from error
 
 
-def _padding(net: Any, size: int) -> int:
-    """Rows and columns to add, so that nothing of a small image is lost.
+def _is_fixed_in_size(params: EncoderParams) -> bool:
+    config = timm.get_pretrained_cfg(params.name)
+    return config is not None and bool(config.fixed_input_size)
+
+
+def _side(net: Any, size: int) -> int:
+    """The side to which smaller images must be padded, so that nothing of them is lost.
 
     timm drops what does not fill a patch (12 of 28 pixels for patches of 16), and ConvNeXt at
     28 px ends with a map of no size at all.
     """
     patch_size = getattr(getattr(net, "patch_embed", None), "patch_size", None)
     if isinstance(patch_size, tuple):
-        return -size % patch_size[0]
+        return size + -size % patch_size[0]
     stages = getattr(net, "feature_info", None)
-    return max(0, stages[-1]["reduction"] - size) if stages else 0
+    return stages[-1]["reduction"] if stages else 0
 
 
 def _use_small_image_stem(net: Any, channels: int) -> None:

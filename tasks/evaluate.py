@@ -64,6 +64,7 @@ def evaluate(
     torch.set_num_threads(params.threads)
     store = PackedStore.open(artifacts / "prepare" / "store")
     learned = _read_json(artifacts / "finetune" / "learners.json")
+    pretraining = _read_json(artifacts / "pretrain" / "encoder.json")["pretraining"]
     test = _read_test_set(store, artifacts / "prepare" / "test_labels.parquet")
     encoder = _build_encoder(learned)
     load_weights(encoder, _present(artifacts / "pretrain" / "encoder.safetensors"))
@@ -77,7 +78,9 @@ def evaluate(
     _write_plots(out / "plots", store.classes, test, predicted, calibration)
     _write_json(out / "metrics.json", metrics)
     progress("report", 0, 1)
-    findings = Findings(store, learned, encoder, test, predicted, shown, calibration, metrics)
+    findings = Findings(
+        store, learned, pretraining, encoder, test, predicted, shown, calibration, metrics
+    )
     content, pictures = collect(findings, params, artifacts)
     content = _rounded(content)
     _write_json(out / "report.json", content)

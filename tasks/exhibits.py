@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
 import math
 import re
 from collections import Counter
@@ -54,6 +53,7 @@ class Findings:
 
     Attributes:
         learned: The content of learners.json.
+        pretraining: The settings that the encoder was pretrained with.
         encoder: The pretrained one.
         predicted: Class numbers (N,) of each arm and draw.
         shown: Probabilities (N, K) of the shown model.
@@ -61,6 +61,7 @@ class Findings:
 
     store: PackedStore
     learned: dict[str, Any]
+    pretraining: dict[str, Any]
     encoder: Encoder
     test: TestSet
     predicted: dict[tuple[str, int], NDArray[np.int64]]
@@ -95,7 +96,7 @@ def collect(
         "map": _map(found, params.embedding_points),
         "neighbours": _neighbours(found),
         "mistakes": _mistakes(found),
-        "setup": _setup(found, params, artifacts),
+        "setup": _setup(found, params),
     }
     return content, _pictures(found.store, content)
 
@@ -273,13 +274,13 @@ def _finetuning(path: Path) -> dict[str, Any] | None:
     return {"fits": curves} if curves else None
 
 
-def _setup(found: Findings, params: EvaluateParams, artifacts: Path) -> dict[str, Any]:
-    described = artifacts / "pretrain" / "encoder.json"
-    pretrain = json.loads(described.read_text(encoding="utf-8")) if described.is_file() else {}
-    extra = {k: v for k, v in pretrain.items() if k not in found.learned}
+def _setup(found: Findings, params: EvaluateParams) -> dict[str, Any]:
     rows = [
         ("Encoder", _spelled(found.learned["encoder"])),
-        *((key.replace("_", " ").capitalize(), _spelled(value)) for key, value in extra.items()),
+        *(
+            (f"Pretraining {name.replace('_', ' ')}", _spelled(value))
+            for name, value in found.pretraining.items()
+        ),
         ("Learner", _spelled(found.learned["learner"])),
         ("Its augmentation", _spelled(found.learned["augmentation"])),
         ("What differs from scratch", _differences(found.learned) or "nothing"),

@@ -16,7 +16,8 @@ import pandas as pd
 from data.randomness import keyed_seed
 from data.splits import draw_labels
 from data.store import PackedStore
-from tasks.fitting import PRETRAINED, STORE, Fit, fit_all
+from models.learners import FinetuneParams
+from tasks.fitting import PRETRAINED, STORE, Fit, Standing, fit_all
 from tasks.stage import Stage, stage
 
 ARMS = ("pretrained", "scratch")
@@ -28,11 +29,18 @@ def finetune(run: Stage) -> None:
     store = PackedStore.open(STORE)
     fits = list(_fits(run, store))
     losses: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    run.progress("learning from labels", 0, len(fits))
-    for done, (fit, rows) in enumerate(fit_all(fits, params.workers), start=1):
+    epochs = params.learner.epochs if isinstance(params.learner, FinetuneParams) else 1
+    total = len(fits) * epochs
+
+    def show(now: Standing) -> None:
+        shown = f"epoch {now.epoch}/{epochs} · loss {now.loss:.2f}" if now.epoch else ""
+        run.progress(f"{now.fit.arm}, draw {now.fit.draw + 1}", now.done, total, shown)
+
+    run.progress("learning from labels", 0, total)
+    for fit, rows in fit_all(fits, params.workers, show):
         losses[fit.arm, fit.draw] = rows
         run.journal.metrics({f"{fit.arm}/loss": rows[-1]["loss"]}, step=fit.draw)
-        run.progress(f"{fit.arm}, draw {fit.draw + 1}", done, len(fits))
+    run.progress("learned from labels", total, total)
     _describe(run, store, fits)
     history = [row for fit in fits for row in losses[fit.arm, fit.draw]]
     pd.DataFrame(history).round(6).to_csv(run.out / "history.csv", index=False)
@@ -53,7 +61,7 @@ def _fits(run: Stage, store: PackedStore) -> Iterator[Fit]:
 
 def _describe(run: Stage, store: PackedStore, fits: list[Fit]) -> None:
     """learners.json: all that is needed to use the classifiers without this stage's settings."""
-    encoder = json.loads((PRETRAINED / "encoder.json").read_text())
+    pretrained = json.loads((PRETRAINED / "encoder.json").read_text())
     arms = {
         arm: [
             {"draw": f.draw, "seed": f.seed, "weights": f.weights, "rows": f.rows}
@@ -65,7 +73,7 @@ def _describe(run: Stage, store: PackedStore, fits: list[Fit]) -> None:
     params = run.params.finetune
     described = {
         "classes": store.classes,
-        **encoder,
+        **{name: pretrained[name] for name in ("encoder", "channels", "size", "mean", "std")},
         "label_fraction": params.label_fraction,
         "labels": len(fits[0].rows),
         "learner": params.learner.model_dump(mode="json"),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, MutableSequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from data.augment import build_augmenter
@@ -18,12 +20,19 @@ from models.encoders import Encoder, build_encoder
 from models.learners import fit_classifier
 from models.params import EncoderParams
 from models.weights import load_weights, save_weights
+from tasks.errors import TaskError
 from tasks.params import FinetuneParams
 
 STORE = Path("artifacts/prepare/store")
 PRETRAINED = Path("artifacts/pretrain")
+# Seconds between two looks at how far the fits are.
+LOOK_EVERY = 0.5
 
 History = list[dict[str, Any]]
+
+# Epoch and loss of each fit, side by side, in memory shared with the stage's process: a worker gets
+# it as it starts. Nobody waits for anybody, so a worker that dies holds no lock and no message.
+_board: MutableSequence[float] = []
 
 
 @dataclass(frozen=True)
@@ -43,40 +52,92 @@ class Fit:
         return f"classifiers/{self.arm}-{self.draw}.safetensors"
 
 
-def fit_all(fits: list[Fit], workers: int) -> Iterator[tuple[Fit, History]]:
-    """Runs the fits in `workers` processes; gives each with its history as it is done."""
+@dataclass(frozen=True)
+class Standing:
+    """How far the fits are.
+
+    Attributes:
+        done: Epochs behind all of them.
+        fit: The first that is not finished.
+        epoch: Epochs behind it.
+        loss: Of its last epoch; 0 before there is one.
+    """
+
+    done: int
+    fit: Fit
+    epoch: int
+    loss: float
+
+
+def fit_all(
+    fits: list[Fit], workers: int, watch: Callable[[Standing], None]
+) -> Iterator[tuple[Fit, History]]:
+    """Runs the fits in `workers` processes; gives each with its history as it is done.
+
+    Args:
+        fits: What is to be learned.
+        workers: How many side by side.
+        watch: Told twice a second how far they are.
+
+    Raises:
+        TaskError: A worker was killed.
+    """
     # Small networks gain nothing from a second thread, but two fits side by side use two cores.
     # A fork server: forking a process that has computed with OpenMP can hang.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tasks.fitting"])
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        pending = {pool.submit(fit_one, fit): fit for fit in fits}
+    board = context.RawArray("d", 2 * len(fits))
+    with ProcessPoolExecutor(workers, context, initializer=_take, initargs=(board,)) as pool:
+        pending = {pool.submit(fit_one, fit, place): place for place, fit in enumerate(fits)}
         try:
-            for future in as_completed(pending):
-                yield pending[future], future.result()
+            while pending:
+                finished, _ = wait(pending, LOOK_EVERY, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    yield fits[pending.pop(future)], future.result()
+                if pending:
+                    watch(_standing(board, fits, next(iter(pending.values()))))
+        except BrokenProcessPool:
+            raise TaskError(
+                "a worker of finetune was killed, most likely for want of memory: lower "
+                "finetune.workers or finetune.learner.batch_size, and run again."
+            ) from None
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
-def fit_one(fit: Fit) -> History:
-    """Learns one classifier in this process and saves its weights; gives its history."""
+def _standing(board: MutableSequence[float], fits: list[Fit], place: int) -> Standing:
+    done = int(sum(board[::2]))
+    return Standing(done, fits[place], int(board[2 * place]), board[2 * place + 1])
+
+
+def _take(board: MutableSequence[float]) -> None:
+    global _board
+    _board = board
+
+
+def fit_one(fit: Fit, place: int) -> History:
+    """Learns one classifier in a worker of `fit_all` and saves its weights; gives its history."""
     torch.set_num_threads(fit.params.threads)
     store = PackedStore.open(STORE)
     shape = {name: store.manifest[name] for name in ("channels", "size", "mean", "std")}
     arm = fit.params.control if fit.arm == "scratch" else fit.params
+    rows = np.array(fit.rows, dtype=np.int64)
     history: History = []
+
+    def tell(epoch: int, numbers: dict[str, float]) -> None:
+        history.append({"arm": fit.arm, "draw": fit.draw, "epoch": epoch + 1, **numbers})
+        _board[2 * place : 2 * place + 2] = [epoch + 1, numbers["loss"]]
+
     classifier = fit_classifier(
         arm.learner,
         _encoder(fit, shape),
-        torch.from_numpy(store.gather(fit.rows)),
-        torch.from_numpy(store.labels(fit.rows)),
+        torch.from_numpy(store.gather(rows)),
+        torch.from_numpy(store.labels(rows)),
         len(store.classes),
         build_augmenter(arm.augmentation, store.manifest["size"], shape["channels"]),
         fit.seed,
-        lambda epoch, numbers: history.append(
-            {"arm": fit.arm, "draw": fit.draw, "epoch": epoch + 1, **numbers}
-        ),
+        tell,
     )
     save_weights(classifier, fit.out / fit.weights)
     return history

@@ -22,6 +22,7 @@ from models.methods import build_method
 from models.monitors import CollapseMonitor, EpochHistory, OnlineKNN
 from models.pretraining import Pretraining
 from models.weights import save_weights
+from tasks.params import PretrainParams
 from tasks.stage import ARTIFACTS, Stage, stage
 
 # Images on which health is measured: enough for a stable rank, cheap each epoch.
@@ -58,11 +59,20 @@ def pretrain(run: Stage) -> None:
         data.set_epoch(int(checkpoint.stem) + 1)
     trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     save_weights(method.encoder, run.out / "encoder.safetensors")
-    run.write_json("encoder.json", {"encoder": params.encoder.model_dump(mode="json"), **shape})
+    run.write_json("encoder.json", {**_described(params), **shape})
     table = pd.DataFrame(history.rows).round(6)
     table["epoch"] = table["epoch"].astype(int) + 1
     table.to_csv(run.out / "history.csv", index=False)
     run.write_json("metrics.json", {k: v for k, v in table.iloc[-1].to_dict().items() if v == v})
+
+
+def _described(params: PretrainParams) -> dict[str, Any]:
+    """The encoder, and how it was trained, for whoever does not read this stage's settings."""
+    learned = {"seed", "method", "augmentation", "epochs", "batch_size", "optimizer"}
+    return {
+        "encoder": params.encoder.model_dump(mode="json"),
+        "pretraining": params.model_dump(mode="json", include=learned),
+    }
 
 
 class Speedometer(Callback):
@@ -103,7 +113,7 @@ def _probe(run: Stage, store: PackedStore, rows: Any) -> list[Callback]:
     labels = store.labels(rows)
     if fraction == 0 or (labels >= 0).sum() < len(store.classes):
         return []
-    drawn = draw_labels(labels, fraction, seed=0, draw=0)
+    drawn = draw_labels(labels, fraction, seed=0, draw=0, setting="pretrain.probe_fraction")
     return [OnlineKNN(_images(store, rows[drawn]), torch.from_numpy(labels[drawn]))]
 
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from flows.summary import show, verdict_in_words
 
 
-def result(low: float, mean: float, high: float, outcome: str = "promoted") -> dict:
+def result(low: float | None, mean: float, high: float | None, outcome: str = "promoted") -> dict:
     def accuracy(value: float) -> dict:
         return {"accuracy": {"mean": value, "low": value - 0.004, "high": value + 0.004, "n": 5}}
 
@@ -69,3 +69,15 @@ def test_refused_version_is_said_to_stay_challenger():
     assert "Staging, @challenger" in text
     assert "refused" in text
     assert "@champion" not in text
+
+
+def test_one_draw_is_said_to_have_no_interval():
+    of = result(None, 0.02, None, "refused")
+    for arm in ("pretrained", "scratch"):
+        of["metrics"][arm]["accuracy"] |= {"low": None, "high": None, "n": 1}
+    text = printed(of)
+    assert text.count("one draw: no interval") == 4
+    assert "Pretraining wins" not in text
+    assert "is open: +2.0 points" in text
+    assert "finetune.draws" in text
+    assert "None" not in text

@@ -49,6 +49,30 @@ def test_readout_puts_the_maps_of_the_last_stages_side_by_side():
     assert torch.equal(encoder.read_out(images, Readout()), encoder(images))
 
 
+@pytest.mark.parametrize("name", ["resnet_tiny", "resnet18", "convnext_atto"])
+@pytest.mark.parametrize("readout", [Readout(), Readout(grid=3), Readout(grid=3, stages=2)])
+def test_views_of_any_size_give_features_of_the_same_width(name, readout):
+    encoder = build(name, size=28, readout=readout)
+    for side in (8, 20, 28, 40, 64):
+        assert encoder(torch.rand(2, 3, side, side)).shape == (2, encoder.features_dim), side
+
+
+def test_maps_of_other_sizes_are_averaged_or_repeated_to_those_of_whole_images():
+    encoder = small_encoder().eval()
+    large, small = torch.rand(2, 1, 32, 32), torch.rand(2, 1, 8, 8)
+    averaged = F.avg_pool2d(encoder.feature_map(large), 2)
+    repeated = encoder.feature_map(small).expand(-1, -1, 2, 2)
+    for images, expected in ((large, averaged), (small, repeated)):
+        found = encoder.read_out(images, Readout(grid=7))
+        assert torch.allclose(found, expected.flatten(1), atol=1e-5)
+
+
+def test_encoder_that_takes_one_size_only_says_so():
+    encoder = build("vit_tiny_patch16_224", size=28, patch_size=8, readout=Readout(grid=2))
+    with pytest.raises(ModelError, match=r"28 pixels only, not of 20; set .*view_size to null"):
+        encoder(torch.rand(2, 3, 20, 20))
+
+
 def test_more_stages_than_there_are_is_explained():
     with pytest.raises(ModelError, match="has 3 stages, stem included, not 9"):
         small_encoder().read_out(torch.rand(1, 1, 16, 16), Readout(stages=9))

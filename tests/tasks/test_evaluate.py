@@ -24,6 +24,7 @@ from tasks.params import EvaluateParams
 
 CLASSES = ["left", "<script>right", 'both, or "none"']
 ENCODER = EncoderParams(stem_width=4, widths=(4, 8))
+PRETRAINING = {"method": {"name": "simclr", "temperature": 0.2}, "batch_size": 64}
 PARAMS = EvaluateParams(neighbours=5, embedding_points=50, bins=10, threads=1)
 
 
@@ -56,6 +57,8 @@ def make_artifacts(folder, draws=2, channels=1):
     save_weights(
         build_encoder(ENCODER, **shape, seed=0), artifacts / "pretrain" / "encoder.safetensors"
     )
+    pretrained = {"pretraining": PRETRAINING}
+    (artifacts / "pretrain" / "encoder.json").write_text(json.dumps(pretrained))
     rows = store.rows("train")
     learner = LinearProbeParams(penalties=(0.1,))
     arms = {"pretrained": [], "scratch": []}
@@ -153,6 +156,13 @@ def test_report_counts_what_was_left_out_and_escapes_names(out):
     assert str(out.parent) not in page
 
 
+def test_report_shows_how_the_encoder_was_pretrained(out):
+    rows = dict(json.loads((out / "report.json").read_text())["setup"]["rows"])
+    assert rows["Pretraining method"] == "name=simclr, temperature=0.2"
+    assert rows["Pretraining batch size"] == "64"
+    assert "<dt>Pretraining method</dt>" in (out / "report.html").read_text()
+
+
 def test_same_inputs_give_the_same_bytes(artifacts, out, tmp_path):
     run(artifacts, tmp_path / "again")
     for path in sorted(p for p in out.rglob("*") if p.is_file()):
@@ -170,6 +180,7 @@ def test_single_draw_of_colour_images_has_no_interval(tmp_path):
     [
         "prepare/test_labels.parquet",
         "pretrain/encoder.safetensors",
+        "pretrain/encoder.json",
         "finetune/learners.json",
         "finetune/classifiers/s-1.safetensors",
     ],

@@ -92,6 +92,12 @@ def test_one_label_draw_cannot_pass(project):
     assert any("raise finetune.draws" in reason for reason in verdict.reasons)
 
 
+def test_one_label_draw_passes_where_no_gain_is_required(project):
+    text = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text(text.replace("0.1}", "0.1, require_gain: false}"))
+    assert challenge(project, 1, gain_low=None).promoted
+
+
 def test_the_first_model_must_know_every_class(project, monkeypatch):
     blind = predictions(1, 120)
     blind.loc[blind["label"] == 1, "predicted"] = 0

@@ -63,6 +63,16 @@ def test_interval_of_one_draw_is_undefined():
     assert measures.interval([0.8]) == measures.Interval(0.8, None, None, 1)
 
 
+def test_interval_ends_where_values_end():
+    found = measures.interval([0.9, 1.0])
+    assert (found.mean, found.high) == (0.95, 1.0)
+    assert 0 < found.low < 0.9
+    assert measures.interval([0.0, 0.1]).low == 0
+    gain = measures.paired_gain([0.0, 1.0], [0.9, 0.2])
+    assert (gain.low, gain.high) == (-1, 1)
+    assert measures.paired_gain([0.5, 0.6], [0.6, 0.8]).low == pytest.approx(-0.785, abs=1e-3)
+
+
 def test_gain_pairs_the_draws():
     treated, control = [0.7, 0.8, 0.9], [0.6, 0.7, 0.8]
     gain = measures.paired_gain(treated, control)

@@ -94,7 +94,7 @@ def test_headline_claims_no_more_than_the_interval(gain, outcome, words):
 
 def test_single_draw_says_that_there_is_no_interval():
     page = render(make_content(gain=(0.05, None, None, 1), draws=1), PICTURES)
-    assert "one draw, so no interval" in page and "None" not in page
+    assert "one draw: no interval" in page and "None" not in page
 
 
 def test_page_works_without_training_histories():

@@ -1,0 +1,85 @@
+"""The stage on a few tiny images, in its real worker processes."""
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tasks import fitting
+from tasks.errors import TaskError
+from tasks.finetune import finetune
+from tasks.fitting import Fit, fit_all
+from tasks.pretrain import pretrain
+from tests.tasks.small_stages import make_stage, prepare
+
+FITS = ["pretrained, draw 1", "scratch, draw 1", "pretrained, draw 2", "scratch, draw 2"]
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pretrained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        prepare()
+        pretrain(make_stage("pretrain"))
+    return folder / "artifacts"
+
+
+@pytest.fixture(autouse=True)
+def _pretrained(pretrained, tmp_path, monkeypatch):
+    shutil.copytree(pretrained, tmp_path / "artifacts")
+    monkeypatch.chdir(tmp_path)
+
+
+class KilledOnArrival:
+    """Ends the process that unpickles it, as the kernel does when memory runs out."""
+
+    def __reduce__(self):
+        return os._exit, (137,)
+
+
+def test_progress_tells_epoch_and_loss_of_a_fit_and_how_far_all_are(monkeypatch):
+    monkeypatch.setattr(fitting, "LOOK_EVERY", 0.005)
+    run, told = make_stage("finetune"), []
+    monkeypatch.setattr(run, "progress", lambda *shown: told.append(shown))
+    finetune(run)
+    assert told[0] == ("learning from labels", 0, 80)
+    assert told[-1] == ("learned from labels", 80, 80)
+    whats, done, totals, shown = zip(*told[1:-1], strict=True)
+    assert list(done) == sorted(done) and set(totals) == {80}
+    assert set(whats) <= set(FITS) and whats[0] == FITS[0]
+    # A log gets a line for each change: fits side by side must not take turns.
+    assert sorted(whats, key=FITS.index) == list(whats)
+    parts = [re.fullmatch(r"epoch (\d+)/20 · loss (\d\.\d\d)", text) for text in shown if text]
+    assert len({part[1] for part in parts}) > 2
+    assert all(0 < float(part[2]) < 5 for part in parts)
+
+
+def test_number_of_workers_changes_no_byte():
+    for workers in (1, 2):
+        run = make_stage("finetune", workers=workers)
+        finetune(run)
+        os.rename(run.out, f"with-{workers}")
+    files = sorted(p for p in run.out.parents[1].glob("with-1/**/*") if p.is_file())
+    assert len(files) == 7
+    for path in files:
+        other = Path(path.as_posix().replace("with-1", "with-2"))
+        assert path.read_bytes() == other.read_bytes(), path
+
+
+def test_later_stages_learn_what_the_classifiers_are_and_no_more():
+    run = make_stage("finetune", draws=1)
+    finetune(run)
+    learned = json.loads((run.out / "learners.json").read_text())
+    assert learned["encoder"]["stem_width"] == 4
+    assert "pretraining" not in learned
+
+
+def test_killed_worker_is_explained_and_nothing_waits_for_it(tmp_path):
+    params = make_stage("finetune").params.finetune
+    fits = [Fit("scratch", draw, 0, KilledOnArrival(), params, tmp_path) for draw in range(3)]
+    with pytest.raises(TaskError, match=r"want of memory: lower finetune.workers"):
+        list(fit_all(fits, 2, lambda _: None))

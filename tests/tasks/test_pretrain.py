@@ -1,0 +1,34 @@
+import json
+
+import pytest
+
+from data.errors import DataError
+from tasks.pretrain import pretrain
+from tests.tasks.small_stages import make_stage, prepare
+
+
+@pytest.fixture(autouse=True)
+def _prepared(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    prepare()
+
+
+def test_too_few_labels_for_the_probe_are_blamed_on_its_own_setting():
+    with pytest.raises(DataError, match=r"^pretrain.probe_fraction 0.01 .* raise pretrain.probe_"):
+        pretrain(make_stage("pretrain", probe_fraction=0.01))
+
+
+def test_encoder_is_described_with_all_that_its_pretraining_learned_from():
+    run = make_stage("pretrain", epochs=2)
+    pretrain(run)
+    described = json.loads((run.out / "encoder.json").read_text())
+    assert (described["encoder"]["stem_width"], described["size"]) == (4, 8)
+    told = described["pretraining"]
+    assert (told["method"]["name"], told["optimizer"]["name"]) == ("simclr", "adamw")
+    assert (told["epochs"], told["batch_size"], told["augmentation"]["crop_scale"][0]) == (
+        2,
+        16,
+        0.5,
+    )
+    # An edit of what changes no result must not make the later stages run again.
+    assert not {"workers", "probe_fraction"} & set(told)
