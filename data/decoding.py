@@ -63,4 +63,4 @@ def _decode_one(sample: Sample, size: int, channels: int) -> Canvas:
     # as one that cannot be decoded, and no reason to lose the others.
     except Exception as error:
         return Canvas(sample, None, None, f"cannot be read: {error or type(error).__name__}")
-    return Canvas(sample, pixels, sha256(pixels).digest(), None)
+    return Canvas(sample, pixels, sha256(pixels.data).digest(), None)

@@ -85,7 +85,7 @@ def pack(params: DataParams, out: Path, progress: Progress = lambda *_: None) ->
         per_class = np.bincount(
             labels[(splits == "train") & (labels >= 0)], minlength=len(source.classes)
         )
-        mean, std = _moments(staging / "store", len(shards), splits == "train")
+        mean, std = _moments(staging / "store", len(shards), params.channels, splits == "train")
         counts = {
             "train": int((splits == "train").sum()),
             "test": int(test.sum()),
@@ -93,7 +93,7 @@ def pack(params: DataParams, out: Path, progress: Progress = lambda *_: None) ->
             "duplicates": ledger.duplicates,
             "quarantined": ledger.quarantined,
         }
-        manifest = {
+        manifest: dict[str, Any] = {
             "format": FORMAT,
             "size": params.size,
             "channels": params.channels,
@@ -192,19 +192,19 @@ def _split_off(
     return stratified_split(candidates, params.test_fraction, params.seed)
 
 
-def _moments(folder: Path, shards: int, train: np.ndarray) -> tuple[list[float], list[float]]:
+def _moments(
+    folder: Path, shards: int, channels: int, train: np.ndarray
+) -> tuple[list[float], list[float]]:
     """Mean and standard deviation per channel over `train`, exact: from counts of pixel values."""
-    counts: np.ndarray | None = None
+    counts = np.zeros((channels, 256), np.int64)
     start = 0
     for number in range(shards):
         images = np.load(folder / shard_name(number), mmap_mode="r", allow_pickle=False)
-        if counts is None:
-            block = max(1, images_per_shard(*images.shape[2:]) // 16)
-            counts = np.zeros((images.shape[3], 256), np.int64)
+        block = max(1, images_per_shard(*images.shape[2:]) // 16)
         for offset in range(0, len(images), block):
             chosen = train[start + offset : start + min(offset + block, len(images))]
             pixels = images[offset : offset + block][chosen]
-            for channel in range(len(counts)):
+            for channel in range(channels):
                 counts[channel] += np.bincount(pixels[..., channel].ravel(), minlength=256)
         start += len(images)
     mean, std = [], []

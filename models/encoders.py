@@ -41,7 +41,7 @@ class Encoder(nn.Module):
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
 
-        self._map_sizes: dict[int, list[torch.Size]] = {}
+        self._map_sizes: dict[int, list[tuple[int, int]]] = {}
         self.features_dim = self.read_out_dim(readout)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -73,12 +73,12 @@ class Encoder(nn.Module):
         with evaluating(self):
             return self.read_out(self._blank(), readout).shape[1]
 
-    def _whole_map_sizes(self, stages: int) -> list[torch.Size]:
+    def _whole_map_sizes(self, stages: int) -> list[tuple[int, int]]:
         """Height and width of the maps of the last stages for images of the encoder's size."""
         if stages not in self._map_sizes:
             with evaluating(self):
                 maps = self._feature_maps(self._blank(), stages)
-            self._map_sizes[stages] = [features.shape[2:] for features in maps]
+            self._map_sizes[stages] = [(x.shape[2], x.shape[3]) for x in maps]
         return self._map_sizes[stages]
 
     def _blank(self) -> Tensor:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 VERDICTS = Path(".instar") / "verdicts"
 RESAMPLES = 10_000
+Outcome = Literal["promoted", "refused", "same model"]
 
 # Runs by itself: a champion brings its own code, which must not meet this checkout's.
 _SCORE = """
@@ -65,7 +66,7 @@ class Verdict:
     name: str
     version: str
     champion: str | None
-    outcome: Literal["promoted", "refused", "same model"]
+    outcome: Outcome
     reasons: list[str]
     gain: Gain | None = None
     class_change: dict[str, float] = field(default_factory=dict)
@@ -175,8 +176,8 @@ def _weigh(
         ours, before = recalls(labels, right), recalls(labels, theirs)
         change = {label: ours[label] - before[label] for label in ours}
         found += [_beyond_noise(gain, str(against)), _no_class_drop(change, rules.max_class_drop)]
-    outcome = "promoted" if all(finding.holds for finding in found) else "refused"
     words = [finding.words for finding in found]
+    outcome: Outcome = "promoted" if all(finding.holds for finding in found) else "refused"
     return Verdict(name, version, against, outcome, words, gain, change)
 
 
@@ -220,6 +221,11 @@ def _evaluation(client: MlflowClient, version: ModelVersion) -> tuple[pd.DataFra
     """Predictions on the test set and metrics, as `registry.register` kept them."""
     import pandas as pd
 
+    if not version.run_id:
+        raise TaskError(
+            f"version {version.version} was registered by hand, so it has no evaluation to judge: "
+            "`instar run` registers one that has."
+        )
     with tempfile.TemporaryDirectory(prefix="instar-gate-") as scratch:
         folder = Path(client.download_artifacts(version.run_id, registry.EVALUATION, scratch))
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))

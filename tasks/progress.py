@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -30,7 +31,7 @@ class StageProgress:
         self.stage = stage
         self._what = ""
         self._last_line = 0.0
-        self._task = None
+        self._task: TaskID | None = None
         console = Console(stderr=True)
         self._bar = (
             Progress(

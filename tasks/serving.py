@@ -189,7 +189,7 @@ def served_signature(classes: Sequence[str]) -> ModelSignature:
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
     from mlflow.types.schema import Array
 
-    outputs = [ColSpec(DataType.string, "label")]
+    outputs: list[ColSpec | TensorSpec] = [ColSpec(DataType.string, "label")]
     outputs += [ColSpec(DataType.float, f"prob_{name}") for name in classes]
     outputs += [ColSpec(Array(DataType.float), "embedding", required=False)]
     signature = ModelSignature(

@@ -1,5 +1,7 @@
 """The policy on a whole batch at once, in torch, on the device that the batch is on."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 
@@ -78,7 +80,9 @@ def _pixel_centres(size: int, device: torch.device) -> torch.Tensor:
     return (torch.arange(size, device=device) * 2 + 1) / size - 1
 
 
-def _replace(views: torch.Tensor, applied: torch.Tensor, change) -> None:
+def _replace(
+    views: torch.Tensor, applied: torch.Tensor, change: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
     """Change only the chosen views, in place: most knobs apply to few."""
     rows = applied.nonzero()[:, 0].to(views.device)
     if len(rows):

@@ -7,8 +7,8 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from io import BufferedIOBase
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -97,7 +97,7 @@ def _locate(name: str, expected: str) -> Path:
     )
 
 
-def _unpacked_sha256(stream: BinaryIO) -> str:
+def _unpacked_sha256(stream: BufferedIOBase) -> str:
     with gzip.open(stream) as file:
         return fetching.sha256_of(file)
 

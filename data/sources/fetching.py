@@ -7,8 +7,8 @@ import shutil
 import sys
 import urllib.request
 from collections.abc import Callable, Iterable
+from io import BufferedIOBase
 from pathlib import Path
-from typing import BinaryIO
 
 from data.errors import DataError
 
@@ -69,12 +69,12 @@ def check(path: Path, digest: str, expected: str, pinned: Path) -> None:
         )
 
 
-def sha256_of(stream: BinaryIO) -> str:
+def sha256_of(stream: BufferedIOBase) -> str:
     """Hex SHA-256 of what is left in `stream`."""
     return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def download(url: str, to: Path, digest: Callable[[BinaryIO], str], expected: str) -> None:
+def download(url: str, to: Path, digest: Callable[[BufferedIOBase], str], expected: str) -> None:
     """Download `url` to `to`, which appears only once it is complete and has the right checksum.
 
     Raises:

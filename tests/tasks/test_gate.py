@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from tasks.errors import TaskError
 from tasks.gate import judge, paired_gain
 from tasks.registry import promotions, register, standing
 from tasks.tracking import connect
@@ -96,6 +97,15 @@ def test_one_label_draw_passes_where_no_gain_is_required(project):
     text = (project / "params.yaml").read_text()
     (project / "params.yaml").write_text(text.replace("0.1}", "0.1, require_gain: false}"))
     assert challenge(project, 1, gain_low=None).promoted
+
+
+def test_a_version_registered_by_hand_cannot_be_judged(project):
+    challenge(project, 1)
+    client = connect(uri(project))
+    source = client.get_model_version("tiny", "1").source
+    made = client.create_model_version("tiny", source)
+    with pytest.raises(TaskError, match="version 2 was registered by hand, .* `instar run`"):
+        judge(project, made.version, uri(project))
 
 
 def test_the_first_model_must_know_every_class(project, monkeypatch):
