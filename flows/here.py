@@ -65,7 +65,7 @@ def show_uis(root: Path, browser: bool) -> None:
                 webbrowser.open(page)
         try:
             while mlflow is None or mlflow.alive():
-                server.ensure()  # a run whose server we showed may have ended
+                server.check()
                 time.sleep(1.0)
         except KeyboardInterrupt:
             return

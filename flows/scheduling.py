@@ -78,7 +78,7 @@ def serve(root: Path, pool: str, server: PrefectServer) -> int:
             try:
                 return leash.wait(timeout=2.0)
             except subprocess.TimeoutExpired:
-                server.ensure()  # the process whose server we used may have ended
+                server.check()
 
 
 def cron_schedule(cron: str, timezone: str) -> Schedule:
