@@ -16,6 +16,7 @@ from rich.console import Console
 from flows.servers import PREFECT_PORT, PrefectServer, start_mlflow_ui, wait_for
 from flows.settings import change_settings
 from flows.steps import Retraining, new_run_id, require_project
+from tasks.remote import require_dvc
 from tasks.tracking import tracking_uri_of
 from tasks.workspace import locked
 
@@ -48,7 +49,12 @@ def run_here(
 
 
 def show_uis(root: Path, browser: bool) -> None:
-    """Keep MLflow's and Prefect's UIs open until interrupted."""
+    """Keep MLflow's and Prefect's UIs open until interrupted.
+
+    Raises:
+        TaskError: `root` is no project, so there is nothing to show.
+    """
+    require_dvc(root)
     store = tracking_uri_of(root)
     with ExitStack() as stack:
         server = stack.enter_context(PrefectServer(root, PREFECT_PORT))
@@ -58,6 +64,8 @@ def show_uis(root: Path, browser: bool) -> None:
             mlflow, address = start_mlflow_ui(root, store)
             stack.enter_context(mlflow)
             wait_for(mlflow, f"{address}/health", "MLflow", root / ".instar/logs/mlflow-ui.log")
+            # Else it opens on its pages for language models.
+            address = f"{address}/#/experiments?workflowType=machine_learning"
         server.wait()
         print(f"MLflow:  {address}\nPrefect: {server.ui}\nOpen until Ctrl-C.", flush=True)
         if browser:
@@ -65,7 +73,7 @@ def show_uis(root: Path, browser: bool) -> None:
                 webbrowser.open(page)
         try:
             while mlflow is None or mlflow.alive():
-                server.ensure()  # a run whose server we showed may have ended
+                server.check()
                 time.sleep(1.0)
         except KeyboardInterrupt:
             return

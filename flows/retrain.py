@@ -77,7 +77,9 @@ def _step(name: str, do: Callable[[], Result]) -> Result:
     def step() -> Result:
         return do()
 
-    return task(name=name, cache_policy=NO_CACHE, persist_result=False)(step)()
+    # Its run's name too: Prefect would add a hash.
+    named = task(name=name, task_run_name=name, cache_policy=NO_CACHE, persist_result=False)
+    return named(step)()
 
 
 def _attempt(name: str, do: Callable[[], object]) -> TaskError | None:

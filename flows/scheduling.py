@@ -34,7 +34,8 @@ def create_schedule(root: Path, schedule: Schedule, name: str, pool: str) -> str
     with get_client(sync_client=True) as client:
         _ensure_pool(client, pool)
     source = retrain.from_source(source=str(root), entrypoint=ENTRYPOINT)
-    source.deploy(  # type: ignore[union-attr]
+    # Not `deploy`, which does the same and prints a table.
+    deployment = source.to_deployment(  # type: ignore[union-attr]
         name=name,
         work_pool_name=pool,
         schedules=[schedule],
@@ -44,9 +45,8 @@ def create_schedule(root: Path, schedule: Schedule, name: str, pool: str) -> str
             limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE
         ),
         description="Retrains on HEAD of this checkout in a worktree of its own.",
-        print_next_steps=False,
-        ignore_warnings=True,
     )
+    deployment.apply()  # type: ignore[union-attr]
     return f"retrain/{name}"
 
 
@@ -78,7 +78,7 @@ def serve(root: Path, pool: str, server: PrefectServer) -> int:
             try:
                 return leash.wait(timeout=2.0)
             except subprocess.TimeoutExpired:
-                server.ensure()  # the process whose server we used may have ended
+                server.check()
 
 
 def cron_schedule(cron: str, timezone: str) -> Schedule:

@@ -1,14 +1,12 @@
 """The servers behind a checkout: Prefect's (API, UI) and MLflow's UI, on loopback only.
 
-A command that needs Prefect starts a real server process on the checkout's own database and stops
-it at its end, unless one is configured (PREFECT_API_URL) or another command of this checkout runs
-one already. Two servers must never share a sqlite database, so its owner holds a file lock.
+A command that needs Prefect starts a real server process on the checkout's own database, unless one
+is configured (PREFECT_API_URL) or another command of this checkout has started one already; the
+last command that uses it ends it. Two servers never share a sqlite database.
 """
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
 import socket
 import sys
@@ -16,10 +14,10 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import IO
 
 from tasks.errors import TaskError
 from tasks.leash import Leash
+from tasks.shared_leash import Launch, SharedLeash
 
 PREFECT_PORT = 4200
 MLFLOW_PORT = 5000
@@ -39,11 +37,9 @@ class PrefectServer:
 
     def __init__(self, root: Path | str, port: int | None = None):
         """`port` None picks any free one; a given port that is taken gives way to a free one."""
-        self._home = Path(root).resolve() / ".instar" / "prefect"
         self._root = Path(root).resolve()
         self._port = port
-        self._lock: IO[str] | None = None
-        self._leash: Leash | None = None
+        self._leash = SharedLeash(self._root / ".instar" / "prefect" / "server")
         self._configured = False
         self.url = ""
 
@@ -51,13 +47,14 @@ class PrefectServer:
         os.environ.update(prefect_environment(self._root))
         self.url = os.environ.get("PREFECT_API_URL", "")
         self._configured = bool(self.url)
-        self.ensure()
+        if not self._configured:
+            self.url = self._leash.take(self._launch)
         # Now, as Prefect reads it once, at its import (which may happen while the server starts).
         os.environ["PREFECT_API_URL"] = self.url
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.stop()
+        self._leash.release()
         if not self._configured:
             os.environ.pop("PREFECT_API_URL", None)
 
@@ -66,18 +63,14 @@ class PrefectServer:
         """Where a browser finds it."""
         return self.url.removesuffix("/").removesuffix("/api")
 
-    def ensure(self) -> None:
-        """Take over when no process of this checkout runs a server (any more)."""
-        if self._configured:
-            return
-        if self._leash is not None:
-            if not self._leash.alive():
-                raise TaskError(f"Prefect's server ended: see {self._log}.")
-            return
-        if self._own():
-            self._start()
-        else:
-            self.url = self._announced()
+    def check(self) -> None:
+        """See that the server is still there.
+
+        Raises:
+            TaskError: It ended; the log says why.
+        """
+        if not self._configured and not self._leash.alive():
+            raise TaskError(f"Prefect's server ended: see {self._log}.")
 
     def wait(self) -> None:
         """Return when the server answers.
@@ -89,83 +82,27 @@ class PrefectServer:
         while time.monotonic() < deadline:
             if answers(f"{self.url.rstrip('/')}/health"):
                 return
-            if self._leash is not None and not self._leash.alive():
-                break
+            self.check()
             time.sleep(0.2)
-        if self._leash is None:
+        if self._configured:
             raise TaskError(
                 f"no Prefect server answers at {self.url}: start it, or unset PREFECT_API_URL "
                 "to let the command start its own."
             )
         raise TaskError(f"Prefect's server did not start: see {self._log}.")
 
-    def stop(self) -> None:
-        """Stop the server if this process started it."""
-        if self._leash is not None:
-            self._announcement.unlink(missing_ok=True)
-            self._leash.stop()
-            self._leash = None
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
-
-    @property
-    def _announcement(self) -> Path:
-        return self._home / "server.json"
-
     @property
     def _log(self) -> Path:
         return self._root / ".instar" / "logs" / "prefect-server.log"
 
-    def _own(self) -> bool:
-        self._home.mkdir(parents=True, exist_ok=True)
-        lock = (self._home / "server.lock").open("a", encoding="utf-8")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
-            return False
-        self._lock = lock
-        return True
-
-    def _start(self) -> None:
-        # A taken-over server keeps its address: browsers and workers look there.
-        if self.url:
-            self._port = int(self.url.rsplit(":", 1)[1].split("/")[0])
+    def _launch(self) -> Launch:
         port = free_port(self._port)
-        self.url = f"http://127.0.0.1:{port}/api"
-        self._log.parent.mkdir(parents=True, exist_ok=True)
-        environment = {**os.environ, "PREFECT_SERVER_UI_API_URL": self.url}
+        url = f"http://127.0.0.1:{port}/api"
+        environment = {**os.environ, "PREFECT_SERVER_UI_API_URL": url}
         environment.pop("PREFECT_API_URL", None)
-        command = [
-            "-P",
-            "-m",
-            "prefect",
-            "server",
-            "start",
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(port),
-        ]
-        with self._log.open("w", encoding="utf-8") as log:
-            self._leash = Leash(
-                [sys.executable, *command], self._root, environment, stdout=log, stderr=log
-            )
-        self._announcement.write_text(json.dumps({"url": self.url, "pid": os.getpid()}))
-
-    def _announced(self) -> str:
-        """The address of the server that another process of this checkout runs."""
-        deadline = time.monotonic() + 10.0
-        while time.monotonic() < deadline:
-            try:
-                return str(json.loads(self._announcement.read_text(encoding="utf-8"))["url"])
-            except (OSError, ValueError, KeyError):
-                time.sleep(0.1)  # it holds the lock and is about to say where it is
-        raise TaskError(
-            f"another process holds {self._home / 'server.lock'} but runs no Prefect server: "
-            "end it and try again."
-        )
+        command = [sys.executable, "-P", "-m", "prefect", "server", "start"]
+        command += ["--host", "127.0.0.1", "--port", str(port)]
+        return Launch(command, self._root, environment, self._log, url)
 
 
 def prefect_environment(root: Path | str) -> dict[str, str]:

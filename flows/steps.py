@@ -164,7 +164,6 @@ class Retraining:
         report = self.root / "artifacts" / "evaluate" / "report.html"
         return {
             "run_id": self.run_id,
-            # The branch, not `snapshot`'s answer: registration commits once more.
             "commit": git(self.root, "rev-parse", f"runs/{self.run_id}"),
             "stages": [dataclasses.asdict(outcome) for outcome in self._outcomes.values()],
             "metrics": json.loads(metrics.read_text(encoding="utf-8")),

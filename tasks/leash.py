@@ -5,23 +5,30 @@ started, a SIGKILL here runs no `finally`, and Linux' `PR_SET_PDEATHSIG` fires o
 *thread* that forked and reaches direct children only. So every long-lived child is started by a
 tiny keeper (this very file, run as a script) in a session of its own. The keeper holds the
 reading end of a pipe whose writing end lives in this process: when the pipe closes, for whatever
-reason, the keeper ends the whole group.
+reason, the keeper ends the whole group. `tasks.shared_leash` lets it wait for a lock instead.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
 _GRACE_SECONDS = 8.0
+
+# How a keeper waits for its end, each on a file descriptor.
+_WAITS: Mapping[str, Callable[[int], object]] = {
+    "pipe": lambda reading: os.read(reading, 1),
+    "lock": lambda users: fcntl.flock(users, fcntl.LOCK_EX),
+}
 
 
 class Leash:
@@ -39,16 +46,8 @@ class Leash:
         """Start `command`; `grace` is how long an asked process may take before it is killed."""
         reading, self._writing = os.pipe()
         try:
-            self.process = subprocess.Popen(
-                # -I -S: the keeper is stdlib only and must start in milliseconds.
-                [sys.executable, "-I", "-S", __file__, str(reading), str(grace), *command],
-                cwd=cwd,
-                env=None if env is None else dict(env),
-                stdin=subprocess.DEVNULL,
-                stdout=stdout,
-                stderr=stderr,
-                pass_fds=(reading,),
-                start_new_session=True,
+            self.process = start_keeper(
+                command, "pipe", (reading,), cwd, env, stdout, stderr, grace
             )
         except BaseException:
             os.close(self._writing)
@@ -95,6 +94,42 @@ class Leash:
         self.stop(signal.SIGINT if interrupted else signal.SIGTERM)
 
 
+def start_keeper(
+    command: Sequence[str],
+    wait: str,
+    files: Sequence[int],
+    cwd: Path,
+    env: Mapping[str, str] | None,
+    stdout: int | IO | None,
+    stderr: int | IO | None,
+    grace: float = _GRACE_SECONDS,
+) -> subprocess.Popen[bytes]:
+    """Start `command` in a session of its own, under a keeper that ends it.
+
+    Args:
+        command: What to run.
+        wait: What the keeper waits for on the first of `files`: 'pipe' closes, or 'lock' is free.
+        files: File descriptors for the keeper, closed in reverse order when all has ended.
+        cwd: Working directory.
+        env: Environment; None for this process' own.
+        stdout: As for `subprocess.Popen`.
+        stderr: As for `subprocess.Popen`.
+        grace: How long an asked process may take before it is killed.
+    """
+    handed = ",".join(map(str, files))
+    return subprocess.Popen(
+        # -I -S: the keeper is stdlib only and must start in milliseconds.
+        [sys.executable, "-I", "-S", __file__, wait, handed, str(grace), *command],
+        cwd=cwd,
+        env=None if env is None else dict(env),
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=stderr,
+        pass_fds=files,
+        start_new_session=True,
+    )
+
+
 def _others_in_group() -> list[int]:
     """Processes of the keeper's own session, the keeper excluded (read from /proc)."""
     mine, found = os.getpid(), []
@@ -120,22 +155,25 @@ def _end_group(grace: float) -> None:
             time.sleep(0.05)
 
 
-def _keep(reading: int, grace: float, command: list[str]) -> int:
-    """Run `command`, end its whole session when the pipe closes or when it ends itself."""
+def _keep(wait: str, files: list[int], grace: float, command: list[str]) -> int:
+    """Run `command`, end its whole session when the wait is over or when it ends itself."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         # A handler, not SIG_IGN: an ignored signal would stay ignored in the command.
         signal.signal(number, lambda *_: None)
     child = subprocess.Popen(command)
 
     def watch() -> None:
-        os.read(reading, 1)
+        _WAITS[wait](files[0])
         _end_group(grace)
 
     threading.Thread(target=watch, daemon=True).start()
     status = child.wait()
     _end_group(grace)  # what the command left behind is an orphan
+    for file in reversed(files):
+        os.close(file)
     return status if status >= 0 else 128 - status
 
 
 if __name__ == "__main__":
-    sys.exit(_keep(int(sys.argv[1]), float(sys.argv[2]), sys.argv[3:]))
+    _wait, _files, _grace, *_command = sys.argv[1:]
+    sys.exit(_keep(_wait, [int(file) for file in _files.split(",")], float(_grace), _command))

@@ -114,7 +114,8 @@ def snapshot_commit(root: str | Path, run_id: str) -> str:
     """Puts the tracked tree as it lies, edits included, on the branch ``runs/<run_id>``.
 
     The user's branch, index and files are not touched: the tree is made in an index of its own. A
-    tree equal to HEAD's makes no new commit, the branch then names HEAD.
+    tree equal to HEAD's makes no new commit, the branch then names HEAD; nor does a tree that the
+    branch holds already.
 
     Returns:
         The commit's hash.
@@ -135,11 +136,19 @@ def snapshot_commit(root: str | Path, run_id: str) -> str:
             if (root / name).exists():
                 git(root, "add", "--force", "--", name, env=env)
         tree = git(top, "write-tree", env=env)
-        commit = head
-        if tree != git(root, "rev-parse", f"{head}^{{tree}}"):
-            commit = git(top, "commit-tree", tree, "-p", head, "-m", f"Run {run_id}", env=env)
+        commit = _holding(root, tree, head, f"refs/heads/runs/{run_id}") or git(
+            top, "commit-tree", tree, "-p", head, "-m", f"Run {run_id}", env=env
+        )
     git(root, "update-ref", f"refs/heads/runs/{run_id}", commit)
     return commit
+
+
+def _holding(root: Path, tree: str, head: str, branch: str) -> str | None:
+    """The commit that is `tree` already: HEAD, or a child of it on the branch."""
+    if git(root, "rev-parse", f"{head}^{{tree}}") == tree:
+        return head
+    tip = git(root, "log", "-1", "--format=%T %P %H", branch, "--", check=False).split()
+    return tip[2] if tip[:2] == [tree, head] and len(tip) == 3 else None
 
 
 def author(root: str | Path) -> dict[str, str]:

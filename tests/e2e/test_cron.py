@@ -22,7 +22,10 @@ def project(tmp_path: Path) -> Path:
 def test_cron_deployment_fires_and_registers_a_version(project):
     planned = instar(project, "schedule", "--cron", "* * * * *")
     assert planned.returncode == 0, planned.stdout + planned.stderr
-    assert "Next: instar worker" in planned.stdout
+    created, following = planned.stdout.splitlines()
+    assert created.startswith("retrain/scheduled runs at '* * * * *' (UTC)")
+    assert following.startswith("Next: instar worker")
+    assert planned.stderr == ""
     worker = subprocess.Popen(
         [sys.executable, "-m", "flows.cli", "worker"],
         cwd=project,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks.shared_leash import SharedLeash
 from tests.e2e.tiny_project import dvc, environment, git, instar, make_tiny_project
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -62,7 +63,7 @@ def test_champion_predicts_from_plain_python(done):
 
 def test_no_server_and_no_lock_is_left(done):
     root, _ = done
-    assert not (root / ".instar" / "prefect" / "server.json").exists()
+    assert not SharedLeash(root / ".instar" / "prefect" / "server").alive()
     assert (root / ".instar" / "lock").read_text() == ""
 
 

@@ -82,6 +82,13 @@ def test_no_dvc_project_is_explained_before_anything_starts(monkeypatch, capfd, 
     assert "dvc init" in capfd.readouterr().err
 
 
+def test_ui_starts_nothing_outside_a_project(monkeypatch, capfd, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert exit_status(monkeypatch, "ui") == 1
+    assert "dvc init" in capfd.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_full_disk_is_explained(monkeypatch, capfd):
     def no_space() -> None:
         raise OSError(28, "No space left on device", "params.yaml")

@@ -77,6 +77,22 @@ def test_snapshot_of_an_unchanged_tree_is_head_itself(project):
     assert lineage.snapshot_commit(project, "run-1") == git(project, "rev-parse", "HEAD")
 
 
+def test_second_snapshot_of_a_run_keeps_the_first_commit_until_something_changes(
+    project, monkeypatch
+):
+    (project / "params.yaml").write_text((project / "params.yaml").read_text() + "# edited\n")
+    first = lineage.snapshot_commit(project, "run-1")
+    # A commit made again would differ by its time.
+    monkeypatch.setenv("GIT_COMMITTER_DATE", "2040-01-01T00:00:00Z")
+    assert lineage.snapshot_commit(project, "run-1") == first
+    (project / "params.yaml").write_text((project / "params.yaml").read_text() + "# again\n")
+    second = lineage.snapshot_commit(project, "run-1")
+    assert second != first
+    git(project, "commit", "-q", "--allow-empty", "-m", "HEAD moves on")
+    third = lineage.snapshot_commit(project, "run-1")
+    assert git(project, "rev-parse", f"{third}^") == git(project, "rev-parse", "HEAD")
+
+
 def test_snapshot_works_where_git_knows_no_name(project, monkeypatch, tmp_path):
     git(project, "config", "--unset", "user.name")
     git(project, "config", "--unset", "user.email")
