@@ -80,6 +80,7 @@ def make_artifacts(folder, draws=2, channels=1):
         **shape,
         "label_fraction": 0.1,
         "labels": len(drawn),
+        "label_overlap": 0.1,
         "learner": learner.model_dump(mode="json"),
         "control": learner.model_dump(mode="json"),
         "arms": arms,
