@@ -13,12 +13,18 @@ from data import shards
 from data.errors import DataError
 from data.pack import pack
 from data.params import DataParams
-from data.store import PackedStore, read_test_labels
+from data.store import PackedStore, read_test_labels, read_test_sources
 
 
 def reasons(store):
     refused = store.index[store.index["reason"].notna()]
     return dict(zip(refused["source"], refused["reason"], strict=True))
+
+
+def all_sources(store):
+    """The name of every sample, those of the test included; by row."""
+    hidden = read_test_sources(store.path.parent / "test_sources.parquet").set_index("id")["source"]
+    return store.index["source"].fillna(store.index["id"].map(hidden))
 
 
 def content_of(folder):
@@ -30,9 +36,9 @@ def test_gather_gives_the_pixels_of_the_named_file(make_folder, pack_folder):
     store = pack_folder(root, size=12)
     rows = np.array([5, 0, 17, 5])
     for row, image in zip(rows, store.gather(rows), strict=True):
-        original = np.asarray(Image.open(root / store.index["source"][row]))
-        assert np.array_equal(image, original)
-        assert store.classes[store.labels(np.array([row]))[0]] in store.index["source"][row] or (
+        source = all_sources(store)[row]
+        assert np.array_equal(image, np.asarray(Image.open(root / source)))
+        assert store.classes[store.labels(np.array([row]))[0]] in source or (
             store.index["split"][row] == "test"
         )
 
@@ -89,8 +95,32 @@ def test_labels_of_the_test_set_are_beside_the_store_and_not_in_it(make_folder, 
     assert (store.labels(store.rows("test")) == -1).all()
     labels = read_test_labels(store.path.parent)
     assert labels["id"].tolist() == test["id"].tolist()
-    classes = [source.split("/")[0] for source in test["source"]]
+    classes = [source.split("/")[0] for source in all_sources(store)[test.index]]
     assert [store.classes[label] for label in labels["label"]] == classes
+
+
+@pytest.mark.parametrize("own_test", [True, False])
+def test_the_store_tells_no_class_of_a_test_image_by_any_name(make_folder, pack_folder, own_test):
+    train = make_folder(each=8, root="set/train" if own_test else "set")
+    if own_test:
+        shutil.move(train / "ant", train.parent / "test" / "ant")
+        shutil.copytree(train.parent / "test" / "ant", train / "ant")
+    for path in list(train.rglob("*.png")):
+        shutil.copy(path, path.with_name(f"again-{path.name}"))
+    Image.new("RGB", (9, 9), "red").save(train / "ant" / "red.png")
+    store = pack_folder(train.parent if own_test else train)
+    test = store.index["split"] == "test"
+    copies = store.index["reason"].isin(
+        [f"duplicate of test image {i}" for i in store.index["id"][test]]
+    )
+    assert test.sum() in (8, 9) and copies.sum() == test.sum() * (2 if own_test else 1)
+    assert store.index["source"][test | copies].isna().all()
+    assert store.index["source"][~(test | copies)].notna().all()
+    told = store.index["source"].dropna().tolist()
+    hidden = all_sources(store)[test].tolist()
+    assert not [
+        name for name in told + list(reasons(store).values()) if any(h in name for h in hidden)
+    ]
 
 
 def test_what_cannot_be_read_is_quarantined_with_its_reason(make_folder, pack_folder):
@@ -109,9 +139,9 @@ def test_what_cannot_be_read_is_quarantined_with_its_reason(make_folder, pack_fo
 
 def test_a_duplicate_is_dropped_and_names_its_original(make_folder, pack_folder):
     root = make_folder()
-    shutil.copy(root / "ant" / "1.png", root / "ant" / "again.png")
+    shutil.copy(root / "bee" / "2.png", root / "bee" / "again.png")
     store = pack_folder(root)
-    assert reasons(store) == {"ant/again.png": "duplicate of ant/1.png"}
+    assert reasons(store) == {"bee/again.png": "duplicate of bee/2.png"}
     assert store.manifest["counts"]["duplicates"] == 1
 
 
@@ -124,7 +154,10 @@ def test_of_a_duplicate_in_train_and_test_the_test_copy_stays(make_folder, pack_
         (root / "test" / "ant" / f"{number}.png").unlink()
     store = pack_folder(root)
     assert len(store.rows("test")) == 3 and len(store.rows("train")) == 9
-    assert reasons(store)["train/ant/3.png"] == "duplicate of test/ant/3.png"
+    sources = all_sources(store)
+    original = store.index["id"][sources == "test/ant/3.png"].item()
+    reason = store.index["reason"][sources == "train/ant/3.png"].item()
+    assert reason == f"duplicate of test image {original}"
 
 
 def test_an_image_with_two_labels_is_in_no_split(make_folder, pack_folder):
@@ -140,10 +173,10 @@ def test_an_image_with_two_labels_is_in_no_split(make_folder, pack_folder):
 def test_an_unlabelled_copy_of_a_labelled_image_is_the_one_dropped(make_folder, pack_folder):
     root = make_folder()
     (root / "unlabelled" / "deep").mkdir(parents=True)
-    shutil.copy(root / "ant" / "1.png", root / "unlabelled" / "deep" / "a.png")
+    shutil.copy(root / "ant" / "0.png", root / "unlabelled" / "deep" / "a.png")
     Image.new("RGB", (9, 9), "red").save(root / "unlabelled" / "red.png")
     store = pack_folder(root)
-    assert reasons(store) == {"unlabelled/deep/a.png": "duplicate of ant/1.png"}
+    assert reasons(store) == {"unlabelled/deep/a.png": "duplicate of ant/0.png"}
     assert store.manifest["counts"]["unlabelled"] == 1
     assert (store.labels(store.rows("train")) == -1).sum() == 1
     assert store.classes == ["ant", "bee", "cow"]
