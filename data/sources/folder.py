@@ -1,9 +1,9 @@
 """A user's own image files: a folder, or a ``.tar`` or ``.zip`` of one, read without unpacking.
 
-Either ``<class>/<image>`` at the top, or ``train/<class>/…`` beside ``test/<class>/…`` or
-``val/<class>/…``; in both cases with an optional ``unlabelled/`` of any depth. A class is the name
-of the folder that an image lies in; an image in no folder counts as unlabelled. Folders wrapped
-around all that are passed over.
+Either ``<class>/<image>`` at the top, or ``train/<class>/…`` beside ``test/<class>/…`` (or, where
+there is none, ``val/<class>/…`` as the test set); in both cases with an optional ``unlabelled/`` of
+any depth. A class is the name of the folder that an image lies in; an image in no folder counts as
+unlabelled. Folders wrapped around all that are passed over.
 """
 
 import os
@@ -21,6 +21,7 @@ from data.reading import BYTES_LIMIT, EXTENSIONS
 from data.sources import Sample, Split
 
 UNLABELLED = ("unlabelled", "unlabeled")
+HELD_OUT = ("test", "val")
 SPLIT_ORDER: tuple[Split, ...] = ("test", "train", "unlabelled")
 
 Reader = Callable[[], bytes]
@@ -89,6 +90,7 @@ class Folder:
             )
         depth = _wrapping_depth([parts for parts, _ in images])
         tops = {parts[depth] for parts, _ in images if len(parts) > depth + 1}
+        self._require_train(tops)
         placed = []
         for parts, read in images:
             place = _place(parts[depth:], tops)
@@ -97,6 +99,14 @@ class Folder:
             placed.append(Placed("/".join(parts), split, label, reader))
         placed.sort(key=lambda image: (SPLIT_ORDER.index(image.split), image.name))
         return placed
+
+    def _require_train(self, tops: set[str]) -> None:
+        alone = sorted(tops.intersection(HELD_OUT))
+        if alone and "train" not in tops:
+            raise DataError(
+                f"data.path: {self._path} has {alone[0]}/ but no train/; move the other classes to "
+                f"train/<class>/, or rename {alone[0]}/ if it holds no test images."
+            )
 
     def _require_classes(self, labels: Counter[str | None]) -> None:
         if len(self.classes) < 2:
@@ -134,7 +144,7 @@ def _wrapping_depth(names: list[list[str]]) -> int:
     shallowest = min(map(len, names))
     while depth + 2 < shallowest:
         tops = {parts[depth] for parts in names}
-        if len(tops) > 1 or tops & {"train", *UNLABELLED}:
+        if len(tops) > 1 or tops & {"train", *HELD_OUT, *UNLABELLED}:
             break
         depth += 1
     return depth

@@ -241,6 +241,32 @@ def test_a_folder_that_cannot_be_used_says_why_and_what_to_do(
         pack_folder(tmp_path / "images")
 
 
+@pytest.mark.parametrize("held_out", ["test", "val"])
+@pytest.mark.parametrize("others", [("ant", "bee"), ()])
+def test_test_images_without_a_train_folder_are_never_trained_on(
+    make_folder, pack_folder, held_out, others
+):
+    root = make_folder(("ant", "bee"), root=f"images/{held_out}").parent
+    for name in others:
+        shutil.copytree(root / held_out / name, root / name)
+    with pytest.raises(DataError, match=f"has {held_out}/ but no train/; move"):
+        pack_folder(root)
+
+
+def test_val_is_the_test_set_only_where_there_is_no_other(make_folder, pack_folder):
+    root = make_folder(("ant", "bee"), root="set/train").parent
+    shutil.copytree(root / "train", root / "val")
+    for path in (root / "val").rglob("*.png"):
+        Image.new("RGB", (9, 9), (len(str(path)), ord(path.stem), ord(path.parent.name[0]))).save(
+            path
+        )
+    assert pack_folder(root, "val").manifest["counts"]["test"] == 12
+    (root / "test" / "ant").mkdir(parents=True)
+    Image.new("RGB", (9, 9), "red").save(root / "test" / "ant" / "red.png")
+    counts = pack_folder(root, "test").manifest["counts"]
+    assert (counts["train"], counts["test"]) == (24, 1)
+
+
 def test_a_folder_without_images_lists_the_extensions_looked_for(tmp_path, pack_folder):
     (tmp_path / "notes.txt").touch()
     with pytest.raises(DataError, match=r"no images found.*\.jpeg.*\.png"):
