@@ -7,12 +7,13 @@ unlabelled. Folders wrapped around all that are passed over.
 """
 
 import os
+import posixpath
 import tarfile
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Protocol
 
 from data.errors import DataError
@@ -77,10 +78,13 @@ class Folder:
         self._container.close()
 
     def _place_all(self) -> list[Placed]:
+        # Of several members of one name the last counts, as when an archive is unpacked: that is
+        # how `tar -r` corrects a file.
+        named = {_visible_parts(name): read for name, read in self._container.files()}
         images = [
             (parts, read)
-            for name, read in self._container.files()
-            if (parts := _visible_parts(name)) and parts[-1].lower().endswith(EXTENSIONS)
+            for parts, read in named.items()
+            if parts and parts[-1].lower().endswith(EXTENSIONS)
         ]
         if not images:
             raise DataError(
@@ -129,16 +133,19 @@ class Folder:
                 )
 
 
-def _visible_parts(name: str) -> list[str]:
-    """A name's parts; empty for a hidden file. What climbs (``..``, ``/``) is left out: a name
-    only labels a sample, nothing is ever written or opened under it."""
-    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+def _visible_parts(name: str) -> tuple[str, ...]:
+    """A name's parts, each file having but one way to be named; empty for a hidden file.
+
+    What climbs out (``..``, ``/``) is left out: a name only labels a sample, nothing is ever
+    written or opened under it.
+    """
+    parts = PurePosixPath(posixpath.normpath(f"/{name}")).parts[1:]
     if any(part.startswith(".") or part == "__MACOSX" for part in parts):
-        return []
+        return ()
     return parts
 
 
-def _wrapping_depth(names: list[list[str]]) -> int:
+def _wrapping_depth(names: list[tuple[str, ...]]) -> int:
     """How many folders are wrapped around the classes or around train/."""
     depth = 0
     shallowest = min(map(len, names))
@@ -150,7 +157,7 @@ def _wrapping_depth(names: list[list[str]]) -> int:
     return depth
 
 
-def _place(parts: list[str], tops: set[str]) -> tuple[Split, str | None] | None:
+def _place(parts: tuple[str, ...], tops: set[str]) -> tuple[Split, str | None] | None:
     """Split and class of an image by its parts below the wrapping folders, None if it has none."""
     top = parts[0]
     if len(parts) == 1 or top in UNLABELLED:
@@ -232,7 +239,8 @@ class _Zip:
     def files(self) -> Iterator[tuple[str, Reader]]:
         for member in self._zip.infolist():
             if not member.is_dir():
-                yield member.filename, partial(self._read, member)
+                # Some tools on Windows write backslashes, against the format.
+                yield member.filename.replace("\\", "/"), partial(self._read, member)
 
     def close(self) -> None:
         self._zip.close()

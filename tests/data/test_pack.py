@@ -1,4 +1,5 @@
 import errno
+import io
 import json
 import os
 import shutil
@@ -197,6 +198,50 @@ def test_an_archive_packs_to_the_same_images_as_its_folder(make_folder, pack_fol
         assert packed.classes == folder.classes
         assert packed.index["sha256"].tolist() == folder.index["sha256"].tolist()
         assert packed.index["label"].equals(folder.index["label"])
+
+
+def one_colour(colour):
+    buffer = io.BytesIO()
+    Image.new("RGB", (9, 9), colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("name", ["ant/new.png", "./ant/new.png", "ant/sub/../new.png"])
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+def test_of_members_of_one_name_the_last_counts(make_folder, pack_folder, tmp_path, kind, name):
+    root = make_folder()
+    members = [("ant/new.png", one_colour("red")), (name, one_colour("blue"))]
+    path = tmp_path / f"set.{kind}"
+    if kind == "tar":
+        with tarfile.open(path, "w") as archive:
+            archive.add(root, "")
+            for member, content in members:
+                header = tarfile.TarInfo(member)
+                header.size = len(content)
+                archive.addfile(header, io.BytesIO(content))
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            for file in root.rglob("*.png"):
+                archive.write(file, file.relative_to(root))
+            for member, content in members:
+                archive.writestr(member, content)
+    store = pack_folder(path)
+    assert len(store) == len(store.index) == 19 and store.index["id"].is_unique
+    row = store.index.index[all_sources(store) == "ant/new.png"].to_numpy()
+    assert (store.gather(row) == [0, 0, 255]).all()
+
+
+def test_a_name_that_climbs_is_not_taken_for_another_file(make_folder, pack_folder, tmp_path):
+    root = make_folder()
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for path in root.rglob("*.png"):
+            archive.write(path, path.relative_to(root))
+        archive.writestr("unlabelled\\sub\\..\\red.png", one_colour("red"))
+        archive.writestr("unlabelled/sub/red.png", one_colour("blue"))
+    store = pack_folder(tmp_path / "set.zip")
+    assert len(store) == 20
+    assert {"unlabelled/red.png", "unlabelled/sub/red.png"} < set(all_sources(store))
 
 
 def test_archives_are_never_unpacked(make_folder, pack_folder, tmp_path):
