@@ -1,11 +1,23 @@
 """Which samples are kept: exact duplicates and contradictory labels are found here."""
 
 import hashlib
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from data.sources import Sample, Split
+
+
+class Refused(NamedTuple):
+    """A sample without pixels in the store."""
+
+    source: str
+    digest: bytes | None
+    words: str
+    """Why, to be followed by the name of `of` if there is one."""
+    of: int | None = None
+    """The kept row that it is a duplicate of."""
 
 
 class Ledger:
@@ -22,7 +34,7 @@ class Ledger:
         self._splits: list[Split | None] = []
         self._labels: list[int] = []
         self._reasons: dict[int, str] = {}
-        self._refused: list[tuple[str, bytes | None, str]] = []
+        self._refused: list[Refused] = []
         self.duplicates = 0
 
     @property
@@ -37,12 +49,12 @@ class Ledger:
 
     def first_reason(self) -> str:
         """Source and reason of the first refused sample."""
-        source, _, reason = self._refused[0]
-        return f"{source}: {reason}"
+        first = self._refused[0]
+        return f"{first.source}: {first.words}"
 
     def refuse(self, sample: Sample, reason: str) -> None:
         """Quarantine a sample without pixels."""
-        self._refused.append((sample.source, None, reason))
+        self._refused.append(Refused(sample.source, None, reason))
 
     def admit(self, sample: Sample, digest: bytes) -> bool:
         """Enter a sample by the SHA-256 of its pixels.
@@ -64,10 +76,10 @@ class Ledger:
             self._reasons.setdefault(row, f"{sample.source} has the same pixels, another label")
             self._splits[row] = None
             reason = f"{first} has the same pixels, another label"
+            self._refused.append(Refused(sample.source, digest, reason))
         else:
             self.duplicates += 1
-            reason = f"duplicate of {first}"
-        self._refused.append((sample.source, digest, reason))
+            self._refused.append(Refused(sample.source, digest, "duplicate of", row))
         return False
 
     def splits(self) -> np.ndarray:
@@ -80,28 +92,37 @@ class Ledger:
 
     def ids(self) -> list[str]:
         """A short name of each row, made of its source's name alone: 16 hex digits."""
-        sources = [*self._sources, *(source for source, _, _ in self._refused)]
         return [
             hashlib.blake2b(s.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
-            for s in sources
+            for s in self._all_sources()
         ]
 
     def table(self, splits: np.ndarray) -> pa.Table:
         """The index as it is stored.
 
+        Of test images it tells neither labels nor sources, nor the sources of their duplicates: a
+        file's name often holds its class.
+
         Args:
-            splits: Final split of each kept row, "" for none; (N,). Labels of "test" are left out.
+            splits: Final split of each kept row, "" for none; (N,).
         """
         refused = len(self._refused)
-        labels = self.labels()
+        labels, ids, test = self.labels(), self.ids(), splits == "test"
         hidden = (labels < 0) | (splits != "train")
-        names = [*self._sources, *(source for source, _, _ in self._refused)]
-        digests = [*self._digests, *(digest for _, digest, _ in self._refused)]
-        reasons = [*map(self._reasons.get, range(self.kept)), *(r for _, _, r in self._refused)]
+        names = [_printable(name) for name in self._all_sources()]
+        digests = [*self._digests, *(r.digest for r in self._refused)]
+        known = [
+            f"test image {id_}" if hide else name
+            for id_, name, hide in zip(ids, names, test, strict=False)
+        ]
+        reasons = [
+            *map(self._reasons.get, range(self.kept)),
+            *(r.words if r.of is None else f"{r.words} {known[r.of]}" for r in self._refused),
+        ]
         return pa.table(
             {
-                "id": pa.array(self.ids(), pa.string()),
-                "source": pa.array([_printable(name) for name in names], pa.string()),
+                "id": pa.array(ids, pa.string()),
+                "source": pa.array(names, pa.string(), mask=self._of_test(test)),
                 "sha256": pa.array([d and d.hex() for d in digests], pa.string()),
                 "split": pa.array(
                     [*(s or None for s in splits.tolist()), *[None] * refused], pa.string()
@@ -112,6 +133,25 @@ class Ledger:
                 "reason": pa.array([r and _printable(r) for r in reasons], pa.string()),
             }
         )
+
+    def hidden_sources(self, splits: np.ndarray) -> pa.Table:
+        """What `table` does not tell: id and source of the test images and of their duplicates."""
+        rows = np.flatnonzero(self._of_test(splits == "test"))
+        ids, names = self.ids(), self._all_sources()
+        return pa.table(
+            {
+                "id": pa.array([ids[row] for row in rows], pa.string()),
+                "source": pa.array([_printable(names[row]) for row in rows], pa.string()),
+            }
+        )
+
+    def _all_sources(self) -> list[str]:
+        return [*self._sources, *(refused.source for refused in self._refused)]
+
+    def _of_test(self, test: np.ndarray) -> np.ndarray:
+        """Rows of the index, refused ones included, that are a test image or a copy of one."""
+        copies = [r.of is not None and bool(test[r.of]) for r in self._refused]
+        return np.concatenate([test, np.array(copies, bool)])
 
 
 def _printable(text: str) -> str:

@@ -60,9 +60,11 @@ class PackSummary:
 
 
 def pack(params: DataParams, out: Path, progress: Progress = lambda *_: None) -> PackSummary:
-    """Pack the source that `params` names into ``out/store`` and ``out/test_labels.parquet``.
+    """Pack the source that `params` names into ``out/store``; what is known of its test apart.
 
-    Both are replaced at the very end, so that a pack that was cut off leaves what was there.
+    ``out/test_labels.parquet`` holds the labels of the test images, ``out/test_sources.parquet``
+    the names of their files. All three are replaced at the very end, so that a pack that was cut
+    off leaves what was there.
 
     Args:
         params: Source, size, channels, test split.
@@ -82,6 +84,7 @@ def pack(params: DataParams, out: Path, progress: Progress = lambda *_: None) ->
         labels = ledger.labels()
         _write_table(ledger.table(splits), staging / "store" / INDEX)
         _write_test_labels(ledger, test, staging / "test_labels.parquet")
+        _write_table(ledger.hidden_sources(splits), staging / "test_sources.parquet")
         per_class = np.bincount(
             labels[(splits == "train") & (labels >= 0)], minlength=len(source.classes)
         )
@@ -132,7 +135,7 @@ def _staging(out: Path) -> Iterator[Path]:
         out.mkdir(exist_ok=True)
         if (out / "store").exists():
             shutil.rmtree(out / "store")
-        for name in ("store", "test_labels.parquet"):
+        for name in ("store", "test_labels.parquet", "test_sources.parquet"):
             os.replace(staging / name, out / name)
     finally:
         shutil.rmtree(staging, ignore_errors=True)

@@ -3,7 +3,8 @@
 A folder of memory-mapped shards (``images-00000.npy`` …: N×H×W×C uint8), ``index.parquet`` (a row
 for each sample: id, source, sha256 of its pixels, split, label, reason) and ``manifest.json`` (what
 is in it, with checksums). Row *i* of the index owns image *i*; rows beyond the images were
-quarantined without leaving any. Test labels lie apart, beside the store.
+quarantined without leaving any. Labels and names of test images lie apart, beside the store: a
+file's name often holds its class.
 """
 
 from __future__ import annotations
@@ -82,8 +83,9 @@ class PackedStore:
 
     @cached_property
     def index(self) -> pd.DataFrame:
-        """A row for each sample: id, source, sha256, split ("train", "test" or null), label
-        (Int64; null if unlabelled, and for every test row), reason (of quarantined rows)."""
+        """A row for each sample: id, source (null for test images and their duplicates), sha256,
+        split ("train", "test" or null), label (Int64; null if unlabelled, and for every test row),
+        reason (of quarantined rows)."""
         import pandas as pd
 
         return self._table().to_pandas(types_mapper={_int64(): pd.Int64Dtype()}.get)
@@ -160,10 +162,27 @@ def read_test_labels(path: str | Path) -> pd.DataFrame:
     Raises:
         DataError: It is missing or damaged.
     """
+    path = Path(path)
+    return _read_apart(path / "test_labels.parquet" if path.is_dir() else path)
+
+
+def read_test_sources(path: str | Path) -> pd.DataFrame:
+    """Names of the files of the test images and of their duplicates: id, source.
+
+    Only the evaluation may call this.
+
+    Args:
+        path: ``test_sources.parquet``.
+
+    Raises:
+        DataError: It is missing or damaged.
+    """
+    return _read_apart(Path(path))
+
+
+def _read_apart(path: Path) -> pd.DataFrame:
     import pyarrow.parquet as pq
 
-    path = Path(path)
-    path = path / "test_labels.parquet" if path.is_dir() else path
     try:
         return pq.read_table(path).to_pandas()
     except FileNotFoundError:

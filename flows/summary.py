@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from tasks import draws
+
 NO_INTERVAL = "one draw: no interval"
 # By the gate's outcome: where the version stands, and the verdict in words.
 _STANDING = {
@@ -45,7 +47,7 @@ def verdict_in_words(metrics: dict[str, Any]) -> str:
             f"({NO_INTERVAL}); raise finetune.draws to tell."
         )
     mean, low, high = (100 * gain[key] for key in ("mean", "low", "high"))
-    interval = f"95% interval {low:+.1f} to {high:+.1f}"
+    interval = f"95% interval {low:+.1f} to {high:+.1f} over {draws.repetitions(metrics)}"
     if low > 0:
         return f"Pretraining wins by {mean:.1f} points of accuracy ({interval})."
     if high < 0:
@@ -74,11 +76,11 @@ def next_commands(result: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _table(metrics: dict[str, Any]) -> Table:
-    share = f"{100 * metrics['label_fraction']:g}%"
+    share = f"{100 * metrics['label_fraction']:.3g}%"
     title = f"Test accuracy with {share} of the labels ({metrics['labels']:,} labels)"
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("")
-    for name in ("mean", "95% interval", "draws"):
+    for name in ("mean", "95% interval", "seeds" if draws.same_labels(metrics) else "draws"):
         table.add_column(name, justify="right")
     for arm, name in (("pretrained", "pretrained"), ("scratch", "same learner from scratch")):
         accuracy = metrics[arm]["accuracy"]

@@ -174,6 +174,7 @@ def _metrics(
     metrics = {
         "label_fraction": learned["label_fraction"],
         "labels": learned["labels"],
+        "label_overlap": learned["label_overlap"],
         **{arm: {"accuracy": asdict(measures.interval(v))} for arm, v in accuracies.items()},
         "gain": asdict(gain),
         "accuracy": measures.accuracy(test.labels, predicted["pretrained", 0]),

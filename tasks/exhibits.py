@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data.store import PackedStore
+from data.store import PackedStore, read_test_sources
 from models.encoders import Encoder
 from models.extraction import extract_features
 from tasks import measures
@@ -89,7 +89,7 @@ def collect(
             "accuracy": found.calibration.accuracy.tolist(),
             "count": found.calibration.count.tolist(),
         },
-        "data": _data(found),
+        "data": _data(found, artifacts / "prepare" / "test_sources.parquet"),
         "samples": _samples(found),
         "pretraining": _pretraining(artifacts / "pretrain" / "history.csv"),
         "finetuning": _finetuning(artifacts / "finetune" / "history.csv"),
@@ -153,12 +153,14 @@ def _confused(confusion: NDArray[np.int64], classes: list[str]) -> list[dict[str
     ]
 
 
-def _data(found: Findings) -> dict[str, Any]:
+def _data(found: Findings, test_sources: Path) -> dict[str, Any]:
     store = found.store
     left_out = store.index[store.index["reason"].notna()]
+    of_test = read_test_sources(test_sources).set_index("id")["source"]
+    sources = left_out["source"].fillna(left_out["id"].map(of_test))
     counted: Counter[str] = Counter()
     examples: dict[str, str] = {}
-    for source, reason in zip(left_out["source"], left_out["reason"], strict=True):
+    for source, reason in zip(sources, left_out["reason"], strict=True):
         kind = _kind_of(reason)
         counted[kind] += 1
         examples.setdefault(kind, source)

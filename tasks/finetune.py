@@ -2,7 +2,8 @@
 
 Both arms get the same learner, labels and number of steps; they differ in the encoder that they
 start from, and `finetune.control` may give the control settings that suit it better. Label draws
-differ in their labels and their seed.
+differ in their labels and their seed; in their seed alone where no more labels are there than
+wanted.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from data.randomness import keyed_seed
 from data.splits import draw_labels
 from data.store import PackedStore
 from models.learners import FinetuneParams
+from tasks.draws import label_overlap
 from tasks.fitting import PRETRAINED, STORE, Fit, Standing, fit_all
 from tasks.stage import Stage, stage
 
@@ -45,7 +47,8 @@ def finetune(run: Stage) -> None:
     history = [row for fit in fits for row in losses[fit.arm, fit.draw]]
     pd.DataFrame(history).round(6).to_csv(run.out / "history.csv", index=False)
     last = {f"{f.arm}_loss": losses[f.arm, f.draw][-1]["loss"] for f in fits if f.draw == 0}
-    run.write_json("metrics.json", {name: round(value, 6) for name, value in last.items()})
+    numbers = {**last, "label_overlap": label_overlap(_drawn(fits))}
+    run.write_json("metrics.json", {name: round(value, 6) for name, value in numbers.items()})
 
 
 def _fits(run: Stage, store: PackedStore) -> Iterator[Fit]:
@@ -57,6 +60,10 @@ def _fits(run: Stage, store: PackedStore) -> Iterator[Fit]:
         seed = keyed_seed(params.seed, "fit", draw)
         for arm in ARMS:
             yield Fit(arm, draw, seed, [int(row) for row in drawn], params, run.out)
+
+
+def _drawn(fits: list[Fit]) -> list[list[int]]:
+    return [fit.rows for fit in fits if fit.arm == ARMS[0]]
 
 
 def _describe(run: Stage, store: PackedStore, fits: list[Fit]) -> None:
@@ -71,11 +78,14 @@ def _describe(run: Stage, store: PackedStore, fits: list[Fit]) -> None:
         for arm in ARMS
     }
     params = run.params.finetune
+    labelled = float((store.labels(store.rows("train")) >= 0).mean())
     described = {
         "classes": store.classes,
         **{name: pretrained[name] for name in ("encoder", "channels", "size", "mean", "std")},
-        "label_fraction": params.label_fraction,
+        # Of what is there: where fewer images are labelled than wanted, it is their share.
+        "label_fraction": min(params.label_fraction, labelled),
         "labels": len(fits[0].rows),
+        "label_overlap": label_overlap(_drawn(fits)),
         "learner": params.learner.model_dump(mode="json"),
         "augmentation": params.augmentation.model_dump(mode="json"),
         "control": params.control.model_dump(mode="json"),

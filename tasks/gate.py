@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks import registry, tracking
+from tasks import draws, registry, tracking
 from tasks.errors import TaskError
 from tasks.params import GateParams, load_params
 
@@ -212,6 +212,7 @@ def _beats_scratch(metrics: dict[str, Any]) -> Finding:
             "raise finetune.draws",
         )
     interval = f"{gain['mean']:+.2%} ({gain['low']:+.2%} to {gain['high']:+.2%})"
+    interval = f"{interval} over {draws.repetitions(metrics)}"
     if gain["low"] > 0:
         return Finding(True, f"beats its from-scratch control: {interval}")
     return Finding(False, f"does not beat its from-scratch control beyond noise: {interval}")

@@ -11,7 +11,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from tasks import figures
+from tasks import draws, figures
 from tasks.figures import Line
 
 # What of the pretraining history is shown, in this order, where it was recorded.
@@ -49,7 +49,8 @@ def render(content: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
         pictures=pictures,
         charts=charts(content),
         headline=headline(content["metrics"]),
-        certainty=certainty(content["metrics"]["gain"]),
+        same_labels=draws.same_labels(content["metrics"]),
+        certainty=certainty(content["metrics"]),
         class_style=figures.class_style,
     )
 
@@ -59,7 +60,7 @@ def headline(metrics: Mapping[str, Any]) -> dict[str, str]:
 
     A win or a loss is claimed only where the whole interval is on one side of zero.
     """
-    gain, share = metrics["gain"], f"{100 * metrics['label_fraction']:g}%"
+    gain, share = metrics["gain"], f"{100 * metrics['label_fraction']:.3g}%"
     points = f"{100 * abs(gain['mean']):.1f} points"
     if gain["low"] is None:
         outcome, title = "open", "One draw of labels cannot tell whether pretraining helps"
@@ -78,17 +79,23 @@ def headline(metrics: Mapping[str, Any]) -> dict[str, str]:
     return {"outcome": outcome, "title": title, "sentence": sentence}
 
 
-def certainty(gain: Mapping[str, Any]) -> str:
-    """How sure the gain is, in a sentence."""
+def certainty(metrics: Mapping[str, Any]) -> str:
+    """How sure the gain is, in a sentence or two."""
+    gain = metrics["gain"]
     if gain["low"] is None:
         return (
             f"The difference is {100 * gain['mean']:+.1f} points in a single draw: an interval "
             "needs at least two draws (finetune.draws)."
         )
+    if draws.same_labels(metrics):
+        scope = "No more labels are there to draw from: how much others would change is not known."
+    else:
+        share = f"{100 * metrics['label_overlap']:.0f}%"
+        scope = f"Two draws have {share} of their labels in common, and each has its own seed."
     return (
         f"The difference is {100 * gain['mean']:+.1f} points, 95% interval "
-        f"{100 * gain['low']:+.1f} to {100 * gain['high']:+.1f}, over {gain['n']} draws of labels "
-        "with their own seeds."
+        f"{100 * gain['low']:+.1f} to {100 * gain['high']:+.1f}, "
+        f"over {draws.repetitions(metrics)}. {scope}"
     )
 
 

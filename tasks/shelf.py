@@ -18,8 +18,8 @@ from tasks.tracking import flatten
 Status = Literal["running", "ran", "cached", "failed", "killed"]
 
 RUNS = Path(".instar") / "runs"
-# Too large, or not for MLflow's eyes (test labels); the rest of a stage's outputs is kept for it.
-NOT_PUBLISHED = ("store", "test_labels.parquet")
+# Too large, or not for MLflow's eyes (of the test); the rest of a stage's outputs is kept for it.
+NOT_PUBLISHED = ("store", "test_labels.parquet", "test_sources.parquet")
 
 
 @dataclass

@@ -1,18 +1,19 @@
 """A user's own image files: a folder, or a ``.tar`` or ``.zip`` of one, read without unpacking.
 
-Either ``<class>/<image>`` at the top, or ``train/<class>/…`` beside ``test/<class>/…`` or
-``val/<class>/…``; in both cases with an optional ``unlabelled/`` of any depth. A class is the name
-of the folder that an image lies in; an image in no folder counts as unlabelled. Folders wrapped
-around all that are passed over.
+Either ``<class>/<image>`` at the top, or ``train/<class>/…`` beside ``test/<class>/…`` (or, where
+there is none, ``val/<class>/…`` as the test set); in both cases with an optional ``unlabelled/`` of
+any depth. A class is the name of the folder that an image lies in; an image in no folder counts as
+unlabelled. Folders wrapped around all that are passed over.
 """
 
 import os
+import posixpath
 import tarfile
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Protocol
 
 from data.errors import DataError
@@ -21,6 +22,7 @@ from data.reading import BYTES_LIMIT, EXTENSIONS
 from data.sources import Sample, Split
 
 UNLABELLED = ("unlabelled", "unlabeled")
+HELD_OUT = ("test", "val")
 SPLIT_ORDER: tuple[Split, ...] = ("test", "train", "unlabelled")
 
 Reader = Callable[[], bytes]
@@ -76,10 +78,13 @@ class Folder:
         self._container.close()
 
     def _place_all(self) -> list[Placed]:
+        # Of several members of one name the last counts, as when an archive is unpacked: that is
+        # how `tar -r` corrects a file.
+        named = {_visible_parts(name): read for name, read in self._container.files()}
         images = [
             (parts, read)
-            for name, read in self._container.files()
-            if (parts := _visible_parts(name)) and parts[-1].lower().endswith(EXTENSIONS)
+            for parts, read in named.items()
+            if parts and parts[-1].lower().endswith(EXTENSIONS)
         ]
         if not images:
             raise DataError(
@@ -89,6 +94,7 @@ class Folder:
             )
         depth = _wrapping_depth([parts for parts, _ in images])
         tops = {parts[depth] for parts, _ in images if len(parts) > depth + 1}
+        self._require_train(tops)
         placed = []
         for parts, read in images:
             place = _place(parts[depth:], tops)
@@ -97,6 +103,14 @@ class Folder:
             placed.append(Placed("/".join(parts), split, label, reader))
         placed.sort(key=lambda image: (SPLIT_ORDER.index(image.split), image.name))
         return placed
+
+    def _require_train(self, tops: set[str]) -> None:
+        alone = sorted(tops.intersection(HELD_OUT))
+        if alone and "train" not in tops:
+            raise DataError(
+                f"data.path: {self._path} has {alone[0]}/ but no train/; move the other classes to "
+                f"train/<class>/, or rename {alone[0]}/ if it holds no test images."
+            )
 
     def _require_classes(self, labels: Counter[str | None]) -> None:
         if len(self.classes) < 2:
@@ -119,28 +133,31 @@ class Folder:
                 )
 
 
-def _visible_parts(name: str) -> list[str]:
-    """A name's parts; empty for a hidden file. What climbs (``..``, ``/``) is left out: a name
-    only labels a sample, nothing is ever written or opened under it."""
-    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+def _visible_parts(name: str) -> tuple[str, ...]:
+    """A name's parts, each file having but one way to be named; empty for a hidden file.
+
+    What climbs out (``..``, ``/``) is left out: a name only labels a sample, nothing is ever
+    written or opened under it.
+    """
+    parts = PurePosixPath(posixpath.normpath(f"/{name}")).parts[1:]
     if any(part.startswith(".") or part == "__MACOSX" for part in parts):
-        return []
+        return ()
     return parts
 
 
-def _wrapping_depth(names: list[list[str]]) -> int:
+def _wrapping_depth(names: list[tuple[str, ...]]) -> int:
     """How many folders are wrapped around the classes or around train/."""
     depth = 0
     shallowest = min(map(len, names))
     while depth + 2 < shallowest:
         tops = {parts[depth] for parts in names}
-        if len(tops) > 1 or tops & {"train", *UNLABELLED}:
+        if len(tops) > 1 or tops & {"train", *HELD_OUT, *UNLABELLED}:
             break
         depth += 1
     return depth
 
 
-def _place(parts: list[str], tops: set[str]) -> tuple[Split, str | None] | None:
+def _place(parts: tuple[str, ...], tops: set[str]) -> tuple[Split, str | None] | None:
     """Split and class of an image by its parts below the wrapping folders, None if it has none."""
     top = parts[0]
     if len(parts) == 1 or top in UNLABELLED:
@@ -168,13 +185,24 @@ def _open(path: Path) -> Container:
         )
     if zipfile.is_zipfile(path):
         return _Zip(path)
-    try:
+    if _is_tar(path):
         return _Tar(path)
+    raise DataError(
+        f"data.path: {path} is no folder, .zip or uncompressed .tar; unpack it, or pack the images "
+        "again without compression (they are compressed already)."
+    )
+
+
+def _is_tar(path: Path) -> bool:
+    try:
+        with tarfile.open(path, "r:"):
+            return True
     except tarfile.TarError:
-        raise DataError(
-            f"data.path: {path} is no folder, .zip or uncompressed .tar; unpack it, or pack the "
-            "images again without compression (they are compressed already)."
-        ) from None
+        return False
+
+
+def _damaged(path: Path, error: object) -> DataError:
+    return DataError(f"data.path: {path} is damaged ({error}); copy or pack it again.")
 
 
 class _Directory:
@@ -199,11 +227,7 @@ class _Tar:
 
     def __init__(self, path: Path):
         with tarfile.open(path, "r:") as archive:
-            self._members = [
-                (member.name, member.offset_data, member.size)
-                for member in archive
-                if member.isfile() and not member.issparse()
-            ]
+            self._members = list(_members(archive, path))
         self._descriptor = os.open(path, os.O_RDONLY)
 
     def files(self) -> Iterator[tuple[str, Reader]]:
@@ -215,14 +239,28 @@ class _Tar:
         os.close(self._descriptor)
 
 
+def _members(archive: tarfile.TarFile, path: Path) -> Iterator[tuple[str, int, int]]:
+    """Name, offset and size of each file in the archive."""
+    try:
+        for member in archive:
+            if member.isfile() and not member.issparse():
+                yield member.name, member.offset_data, member.size
+    except (tarfile.TarError, ValueError, EOFError) as error:
+        raise _damaged(path, error) from error
+
+
 class _Zip:
     def __init__(self, path: Path):
-        self._zip = zipfile.ZipFile(path)
+        try:
+            self._zip = zipfile.ZipFile(path)
+        except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+            raise _damaged(path, error) from error
 
     def files(self) -> Iterator[tuple[str, Reader]]:
         for member in self._zip.infolist():
             if not member.is_dir():
-                yield member.filename, partial(self._read, member)
+                # Some tools on Windows write backslashes, against the format.
+                yield member.filename.replace("\\", "/"), partial(self._read, member)
 
     def close(self) -> None:
         self._zip.close()

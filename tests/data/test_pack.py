@@ -1,4 +1,5 @@
 import errno
+import io
 import json
 import os
 import shutil
@@ -13,12 +14,18 @@ from data import shards
 from data.errors import DataError
 from data.pack import pack
 from data.params import DataParams
-from data.store import PackedStore, read_test_labels
+from data.store import PackedStore, read_test_labels, read_test_sources
 
 
 def reasons(store):
     refused = store.index[store.index["reason"].notna()]
     return dict(zip(refused["source"], refused["reason"], strict=True))
+
+
+def all_sources(store):
+    """The name of every sample, those of the test included; by row."""
+    hidden = read_test_sources(store.path.parent / "test_sources.parquet").set_index("id")["source"]
+    return store.index["source"].fillna(store.index["id"].map(hidden))
 
 
 def content_of(folder):
@@ -30,9 +37,9 @@ def test_gather_gives_the_pixels_of_the_named_file(make_folder, pack_folder):
     store = pack_folder(root, size=12)
     rows = np.array([5, 0, 17, 5])
     for row, image in zip(rows, store.gather(rows), strict=True):
-        original = np.asarray(Image.open(root / store.index["source"][row]))
-        assert np.array_equal(image, original)
-        assert store.classes[store.labels(np.array([row]))[0]] in store.index["source"][row] or (
+        source = all_sources(store)[row]
+        assert np.array_equal(image, np.asarray(Image.open(root / source)))
+        assert store.classes[store.labels(np.array([row]))[0]] in source or (
             store.index["split"][row] == "test"
         )
 
@@ -89,8 +96,32 @@ def test_labels_of_the_test_set_are_beside_the_store_and_not_in_it(make_folder, 
     assert (store.labels(store.rows("test")) == -1).all()
     labels = read_test_labels(store.path.parent)
     assert labels["id"].tolist() == test["id"].tolist()
-    classes = [source.split("/")[0] for source in test["source"]]
+    classes = [source.split("/")[0] for source in all_sources(store)[test.index]]
     assert [store.classes[label] for label in labels["label"]] == classes
+
+
+@pytest.mark.parametrize("own_test", [True, False])
+def test_the_store_tells_no_class_of_a_test_image_by_any_name(make_folder, pack_folder, own_test):
+    train = make_folder(each=8, root="set/train" if own_test else "set")
+    if own_test:
+        shutil.move(train / "ant", train.parent / "test" / "ant")
+        shutil.copytree(train.parent / "test" / "ant", train / "ant")
+    for path in list(train.rglob("*.png")):
+        shutil.copy(path, path.with_name(f"again-{path.name}"))
+    Image.new("RGB", (9, 9), "red").save(train / "ant" / "red.png")
+    store = pack_folder(train.parent if own_test else train)
+    test = store.index["split"] == "test"
+    copies = store.index["reason"].isin(
+        [f"duplicate of test image {i}" for i in store.index["id"][test]]
+    )
+    assert test.sum() in (8, 9) and copies.sum() == test.sum() * (2 if own_test else 1)
+    assert store.index["source"][test | copies].isna().all()
+    assert store.index["source"][~(test | copies)].notna().all()
+    told = store.index["source"].dropna().tolist()
+    hidden = all_sources(store)[test].tolist()
+    assert not [
+        name for name in told + list(reasons(store).values()) if any(h in name for h in hidden)
+    ]
 
 
 def test_what_cannot_be_read_is_quarantined_with_its_reason(make_folder, pack_folder):
@@ -109,9 +140,9 @@ def test_what_cannot_be_read_is_quarantined_with_its_reason(make_folder, pack_fo
 
 def test_a_duplicate_is_dropped_and_names_its_original(make_folder, pack_folder):
     root = make_folder()
-    shutil.copy(root / "ant" / "1.png", root / "ant" / "again.png")
+    shutil.copy(root / "bee" / "2.png", root / "bee" / "again.png")
     store = pack_folder(root)
-    assert reasons(store) == {"ant/again.png": "duplicate of ant/1.png"}
+    assert reasons(store) == {"bee/again.png": "duplicate of bee/2.png"}
     assert store.manifest["counts"]["duplicates"] == 1
 
 
@@ -124,7 +155,10 @@ def test_of_a_duplicate_in_train_and_test_the_test_copy_stays(make_folder, pack_
         (root / "test" / "ant" / f"{number}.png").unlink()
     store = pack_folder(root)
     assert len(store.rows("test")) == 3 and len(store.rows("train")) == 9
-    assert reasons(store)["train/ant/3.png"] == "duplicate of test/ant/3.png"
+    sources = all_sources(store)
+    original = store.index["id"][sources == "test/ant/3.png"].item()
+    reason = store.index["reason"][sources == "train/ant/3.png"].item()
+    assert reason == f"duplicate of test image {original}"
 
 
 def test_an_image_with_two_labels_is_in_no_split(make_folder, pack_folder):
@@ -140,10 +174,10 @@ def test_an_image_with_two_labels_is_in_no_split(make_folder, pack_folder):
 def test_an_unlabelled_copy_of_a_labelled_image_is_the_one_dropped(make_folder, pack_folder):
     root = make_folder()
     (root / "unlabelled" / "deep").mkdir(parents=True)
-    shutil.copy(root / "ant" / "1.png", root / "unlabelled" / "deep" / "a.png")
+    shutil.copy(root / "ant" / "0.png", root / "unlabelled" / "deep" / "a.png")
     Image.new("RGB", (9, 9), "red").save(root / "unlabelled" / "red.png")
     store = pack_folder(root)
-    assert reasons(store) == {"unlabelled/deep/a.png": "duplicate of ant/1.png"}
+    assert reasons(store) == {"unlabelled/deep/a.png": "duplicate of ant/0.png"}
     assert store.manifest["counts"]["unlabelled"] == 1
     assert (store.labels(store.rows("train")) == -1).sum() == 1
     assert store.classes == ["ant", "bee", "cow"]
@@ -164,6 +198,50 @@ def test_an_archive_packs_to_the_same_images_as_its_folder(make_folder, pack_fol
         assert packed.classes == folder.classes
         assert packed.index["sha256"].tolist() == folder.index["sha256"].tolist()
         assert packed.index["label"].equals(folder.index["label"])
+
+
+def one_colour(colour):
+    buffer = io.BytesIO()
+    Image.new("RGB", (9, 9), colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("name", ["ant/new.png", "./ant/new.png", "ant/sub/../new.png"])
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+def test_of_members_of_one_name_the_last_counts(make_folder, pack_folder, tmp_path, kind, name):
+    root = make_folder()
+    members = [("ant/new.png", one_colour("red")), (name, one_colour("blue"))]
+    path = tmp_path / f"set.{kind}"
+    if kind == "tar":
+        with tarfile.open(path, "w") as archive:
+            archive.add(root, "")
+            for member, content in members:
+                header = tarfile.TarInfo(member)
+                header.size = len(content)
+                archive.addfile(header, io.BytesIO(content))
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            for file in root.rglob("*.png"):
+                archive.write(file, file.relative_to(root))
+            for member, content in members:
+                archive.writestr(member, content)
+    store = pack_folder(path)
+    assert len(store) == len(store.index) == 19 and store.index["id"].is_unique
+    row = store.index.index[all_sources(store) == "ant/new.png"].to_numpy()
+    assert (store.gather(row) == [0, 0, 255]).all()
+
+
+def test_a_name_that_climbs_is_not_taken_for_another_file(make_folder, pack_folder, tmp_path):
+    root = make_folder()
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for path in root.rglob("*.png"):
+            archive.write(path, path.relative_to(root))
+        archive.writestr("unlabelled\\sub\\..\\red.png", one_colour("red"))
+        archive.writestr("unlabelled/sub/red.png", one_colour("blue"))
+    store = pack_folder(tmp_path / "set.zip")
+    assert len(store) == 20
+    assert {"unlabelled/red.png", "unlabelled/sub/red.png"} < set(all_sources(store))
 
 
 def test_archives_are_never_unpacked(make_folder, pack_folder, tmp_path):
@@ -206,6 +284,32 @@ def test_a_folder_that_cannot_be_used_says_why_and_what_to_do(
     make_folder(classes, each)
     with pytest.raises(DataError, match=said):
         pack_folder(tmp_path / "images")
+
+
+@pytest.mark.parametrize("held_out", ["test", "val"])
+@pytest.mark.parametrize("others", [("ant", "bee"), ()])
+def test_test_images_without_a_train_folder_are_never_trained_on(
+    make_folder, pack_folder, held_out, others
+):
+    root = make_folder(("ant", "bee"), root=f"images/{held_out}").parent
+    for name in others:
+        shutil.copytree(root / held_out / name, root / name)
+    with pytest.raises(DataError, match=f"has {held_out}/ but no train/; move"):
+        pack_folder(root)
+
+
+def test_val_is_the_test_set_only_where_there_is_no_other(make_folder, pack_folder):
+    root = make_folder(("ant", "bee"), root="set/train").parent
+    shutil.copytree(root / "train", root / "val")
+    for path in (root / "val").rglob("*.png"):
+        Image.new("RGB", (9, 9), (len(str(path)), ord(path.stem), ord(path.parent.name[0]))).save(
+            path
+        )
+    assert pack_folder(root, "val").manifest["counts"]["test"] == 12
+    (root / "test" / "ant").mkdir(parents=True)
+    Image.new("RGB", (9, 9), "red").save(root / "test" / "ant" / "red.png")
+    counts = pack_folder(root, "test").manifest["counts"]
+    assert (counts["train"], counts["test"]) == (24, 1)
 
 
 def test_a_folder_without_images_lists_the_extensions_looked_for(tmp_path, pack_folder):

@@ -17,6 +17,7 @@ def result(low: float | None, mean: float, high: float | None, outcome: str = "p
         "metrics": {
             "label_fraction": 0.01,
             "labels": 600,
+            "label_overlap": 0.1,
             "pretrained": accuracy(0.85),
             "scratch": accuracy(0.83),
             "gain": {"mean": mean, "low": low, "high": high},
@@ -35,7 +36,10 @@ def printed(of: dict) -> str:
 
 def test_gain_above_zero_is_a_win():
     words = verdict_in_words(result(0.012, 0.02, 0.03)["metrics"])
-    assert words == "Pretraining wins by 2.0 points of accuracy (95% interval +1.2 to +3.0)."
+    assert words == (
+        "Pretraining wins by 2.0 points of accuracy "
+        "(95% interval +1.2 to +3.0 over 5 draws of labels)."
+    )
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,7 @@ def metrics(accuracy, test_digest="test-1", gain_low=0.02):
     return {
         "label_fraction": 0.05,
         "labels": 6,
+        "label_overlap": 0.1,
         "pretrained": {"accuracy": interval(accuracy)},
         "scratch": {"accuracy": interval(accuracy - 0.1)},
         "gain": {"mean": 0.1, "low": gain_low, "high": 0.2},

@@ -40,7 +40,7 @@ def make_images(count, seed, channels):
 
 def make_artifacts(folder, draws=2, channels=1):
     train, test = make_images(240, 0, channels), make_images(60, 1, channels)
-    train[0][7] = train[0][4]  # a duplicate, to be left out
+    train[0][7] = test[0][4]  # a duplicate, to be left out
     np.savez(
         folder / "images.npz",
         **dict(zip(("train_images", "train_labels"), train, strict=True)),
@@ -83,6 +83,7 @@ def make_artifacts(folder, draws=2, channels=1):
         **shape,
         "label_fraction": 0.1,
         "labels": len(drawn),
+        "label_overlap": 0.1,
         "learner": learner.model_dump(mode="json"),
         "augmentation": {"erase": 0.0},
         "control": {
@@ -150,7 +151,9 @@ def test_plots_hold_the_same_numbers(out):
 def test_report_counts_what_was_left_out_and_escapes_names(out):
     content = json.loads((out / "report.json").read_text())
     assert content["data"]["left_out"] == 1
-    assert content["data"]["reasons"][0]["reason"] == "exact duplicate of another image"
+    (left_out,) = content["data"]["reasons"]
+    assert left_out["reason"] == "exact duplicate of another image"
+    assert left_out["example"] == "train_images/0000007"
     page = (out / "report.html").read_text()
     assert "<script" not in page and "&lt;script&gt;right" in page
     assert str(out.parent) not in page

@@ -72,6 +72,7 @@ def test_the_first_model_is_promoted_if_it_beats_its_control(project):
     assert (verdict.champion, champion(project)) == (None, "1")
     assert place(project, "1") == "Production"
     assert any("from-scratch" in reason for reason in verdict.reasons)
+    assert any("over 5 draws of labels" in reason for reason in verdict.reasons)
 
 
 def test_a_model_that_does_not_beat_its_control_is_refused(project):

@@ -20,6 +20,7 @@ def make_content(classes=("ant", "bee"), gain=(0.05, 0.03, 0.07, 3), draws=3):
         "metrics": {
             "label_fraction": 0.01,
             "labels": 60,
+            "label_overlap": 0.1,
             "pretrained": {"accuracy": accuracy},
             "scratch": {"accuracy": accuracy | {"mean": 0.75}},
             "gain": dict(zip(("mean", "low", "high", "n"), gain, strict=True)),
