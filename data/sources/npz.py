@@ -64,7 +64,7 @@ class Npz:
         self._zip.close()
 
     def _read_labels(self, members: set[str]) -> tuple[list[str], dict[Split, np.ndarray]]:
-        labels = {
+        labels: dict[Split, np.ndarray] = {
             split: self._whole_numbers(f"{split}_labels", count)
             for split, count in self._counts.items()
             if split != "unlabelled"
