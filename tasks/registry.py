@@ -99,7 +99,12 @@ def register(
         # Not `models:/<id>`: with a database, MLflow looks that up at its global tracking URI.
         source = client.get_logged_model(model_id).artifact_location
         made = client.create_model_version(
-            name, source=source, run_id=run, tags=tags, model_id=model_id
+            name,
+            source=source,
+            run_id=run,
+            tags=tags,
+            model_id=model_id,
+            await_creation_for=0,  # it is there at once; waiting would only say so
         )
         # A tag on the commit keeps it, and what it names, from `git gc` and `dvc gc`.
         lineage.git(root, "tag", "--force", f"instar/{name}/v{made.version}", commit)
