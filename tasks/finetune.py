@@ -41,7 +41,8 @@ def finetune(run: Stage) -> None:
     run.progress("learning from labels", 0, total)
     for fit, rows in fit_all(fits, params.workers, show):
         losses[fit.arm, fit.draw] = rows
-        run.journal.metrics({f"{fit.arm}/loss": rows[-1]["loss"]}, step=fit.draw)
+        for row in rows:
+            run.journal.metrics({f"{fit.arm}/loss_draw_{fit.draw + 1}": row["loss"]}, row["epoch"])
     run.progress("learned from labels", total, total)
     _describe(run, store, fits)
     history = [row for fit in fits for row in losses[fit.arm, fit.draw]]

@@ -57,7 +57,10 @@ def pretrain(run: Stage) -> None:
     if checkpoint is not None:
         # Told here, since Lightning builds its first iterator before it knows (its issue 21938).
         data.set_epoch(int(checkpoint.stem) + 1)
-    trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+    try:
+        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit:  # what Lightning makes of Ctrl-C
+        raise KeyboardInterrupt from None
     save_weights(method.encoder, run.out / "encoder.safetensors")
     run.write_json("encoder.json", {**_described(params), **shape})
     table = pd.DataFrame(history.rows).round(6)

@@ -41,6 +41,18 @@ class KilledOnArrival:
         return os._exit, (137,)
 
 
+def test_the_journal_holds_a_curve_of_each_fit():
+    run = make_stage("finetune")
+    finetune(run)
+    events = [json.loads(line) for line in Path("finetune.jsonl").read_text().splitlines()]
+    curves = [event for event in events if event["event"] == "metrics"]
+    for name in ("pretrained/loss_draw_1", "scratch/loss_draw_2"):
+        losses = {
+            event["step"]: event["values"][name] for event in curves if name in event["values"]
+        }
+        assert list(losses) == list(range(1, 21)) and losses[20] < losses[1]
+
+
 def test_progress_tells_epoch_and_loss_of_a_fit_and_how_far_all_are(monkeypatch):
     monkeypatch.setattr(fitting, "LOOK_EVERY", 0.005)
     run, told = make_stage("finetune"), []

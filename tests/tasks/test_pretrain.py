@@ -1,4 +1,5 @@
 import json
+import signal
 
 import pytest
 
@@ -16,6 +17,17 @@ def _prepared(tmp_path, monkeypatch):
 def test_too_few_labels_for_the_probe_are_blamed_on_its_own_setting():
     with pytest.raises(DataError, match=r"^pretrain.probe_fraction 0.01 .* raise pretrain.probe_"):
         pretrain(make_stage("pretrain", probe_fraction=0.01))
+
+
+def test_ctrl_c_is_an_interrupt_which_the_stage_can_tell_from_an_exit(monkeypatch):
+    run = make_stage("pretrain", epochs=50)
+    monkeypatch.setattr(run, "progress", lambda *_: signal.raise_signal(signal.SIGINT))
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(run)
+    finally:
+        signal.signal(signal.SIGINT, handler)  # Lightning leaves it ignored
 
 
 def test_encoder_is_described_with_all_that_its_pretraining_learned_from():
