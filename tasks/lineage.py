@@ -11,7 +11,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,23 @@ MANIFEST = Path("artifacts/prepare/store/manifest.json")
 def stage_key(stage: str, root: str | Path = ".") -> str:
     """The name of one computation: 16 hex digits over its command, settings and inputs.
 
-    Equal keys mean equal results, so checkpoints, journals and MLflow runs are found by it. Inputs
-    that another stage makes count by their md5 in dvc.lock, all others by their content.
+    Equal keys mean equal results, so checkpoints, journals and MLflow runs are found by it.
+
+    Raises:
+        TaskError: dvc.yaml has no such stage, or an input or a parameter of it is missing.
+    """
+    return key_of(stage_inputs(stage, root))
+
+
+def key_of(inputs: Mapping[str, Any]) -> str:
+    """The key of a stage with these inputs; see `stage_key` and `stage_inputs`."""
+    return digest(json.dumps(inputs, sort_keys=True, default=str).encode())[:16]
+
+
+def stage_inputs(stage: str, root: str | Path = ".") -> dict[str, Any]:
+    """All that decides a stage's result, by name: its command, its settings and its inputs.
+
+    Inputs that another stage makes count by their md5 in dvc.lock, all others by their content.
 
     Raises:
         TaskError: dvc.yaml has no such stage, or an input or a parameter of it is missing.
@@ -42,11 +57,15 @@ def stage_key(stage: str, root: str | Path = ".") -> str:
     made = _made_by_stages(root)
     inputs = {path: made.get(path) or content_hash(root, path) for path in _deps(described, made)}
     settings = {
-        f"{file}:{key}": _lookup(_read_yaml(root / file), key, file)
+        f"{key} in {file}": _lookup(_read_yaml(root / file), key, file)
         for file, key in _settings(described)
     }
-    whole = {"cmd": described["cmd"], "params": settings, "deps": inputs}
-    return digest(json.dumps(whole, sort_keys=True, default=str).encode())[:16]
+    return {f"the command of {stage}": described["cmd"], **settings, **inputs}
+
+
+def edited(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two answers of `stage_inputs`, by name."""
+    return sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
 
 
 def lineage_tags(root: str | Path = ".", commit: str | None = None) -> dict[str, str]:
