@@ -16,7 +16,7 @@ from rich.console import Console
 from flows.servers import PREFECT_PORT, PrefectServer, start_mlflow_ui, wait_for
 from flows.settings import change_settings
 from flows.steps import Retraining, new_run_id, require_project
-from tasks.tracking import tracking_uri_of
+from tasks.tracking import shown, tracking_uri_of
 from tasks.workspace import locked
 
 
@@ -59,7 +59,7 @@ def show_uis(root: Path, browser: bool) -> None:
             stack.enter_context(mlflow)
             wait_for(mlflow, f"{address}/health", "MLflow", root / ".instar/logs/mlflow-ui.log")
         server.wait()
-        print(f"MLflow:  {address}\nPrefect: {server.ui}\nOpen until Ctrl-C.", flush=True)
+        print(f"MLflow:  {shown(address)}\nPrefect: {server.ui}\nOpen until Ctrl-C.", flush=True)
         if browser:
             for page in (address, server.ui):
                 webbrowser.open(page)

@@ -27,7 +27,7 @@ from tasks.params import load_params
 from tasks.publisher import Publisher
 from tasks.remote import fetch, push, require_dvc
 from tasks.runner import StageOutcome, run_stage
-from tasks.tracking import tracking_uri_of
+from tasks.tracking import shown, tracking_uri_of
 
 if TYPE_CHECKING:
     from tasks.gate import Verdict
@@ -233,9 +233,10 @@ class Retraining:
 
     def _unreachable(self) -> str:
         return (
-            f"the model is computed but not registered, as MLflow at {self.tracking_uri} did not "
-            "take it. All is kept: once MLflow answers, `instar sync` delivers the "
-            "curves and `instar run` registers the model without computing anything again."
+            "the model is computed but not registered, as MLflow at "
+            f"{shown(self.tracking_uri)} did not take it. All is kept: once MLflow answers, "
+            "`instar sync` delivers the curves and `instar run` registers the model without "
+            "computing anything again."
         )
 
 

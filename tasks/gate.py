@@ -266,7 +266,7 @@ def _score(root: Path, uri: str, champion: ModelVersion, ids: list[Any]) -> NDAr
             command, cwd=scratch, env=_environment(uri), capture_output=True, text=True, check=False
         )
         if done.returncode != 0:
-            last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+            last = tracking.shown((done.stderr.strip().splitlines() or ["no reason given"])[-1])
             raise TaskError(
                 f"champion version {champion.version} cannot predict here ({last}): repair its "
                 "environment, or archive it and judge again."

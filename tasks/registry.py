@@ -189,10 +189,12 @@ class explained:
         from mlflow.exceptions import MlflowException
 
         if isinstance(error, MlflowException):
-            said = " ".join(str(error).split())[:300]
+            said = tracking.shown(" ".join(str(error).split()))[:300]
+            where = tracking.shown(self.uri)
+            # Not `from error`: what it says may hold the password, and would be logged.
             raise TaskError(
-                f"MLflow at {self.uri}: {said}. Check that it runs there, then try again."
-            ) from error
+                f"MLflow at {where}: {said}. Check that it runs there, then try again."
+            ) from None
 
 
 def _register_again(

@@ -40,6 +40,12 @@ def tracking_uri_of(root: str | Path = ".") -> str:
     return given or f"sqlite:///{Path(root).resolve()}/mlflow.db"
 
 
+def shown(text: str) -> str:
+    """The text, an address or a message with addresses in it, without users and passwords."""
+    # To the last @: a password may hold one, and even a slash.
+    return re.sub(r"(?<=://)[^\s'\"]*@", "", text)
+
+
 def connect(tracking_uri: str) -> MlflowClient:
     """A client that gives up on a dead server in seconds, not in MLflow's default minutes."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
