@@ -7,7 +7,7 @@ import pytest
 from tasks.errors import TaskError
 from tasks.publisher import trouble
 from tasks.registry import explained
-from tasks.tracking import shown
+from tasks.tracking import shown, tracking_uri_of
 
 SECRET = "postgresql://ada:hush@db.example.org:5432/mlflow"
 
@@ -41,3 +41,20 @@ def test_an_explained_failure_tells_no_password_even_in_its_stack_trace():
     told = "".join(traceback.format_exception(caught.value))
     assert "MLflow at http://127.0.0.1:9/mlflow: " in told
     assert "hush" not in told
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (None, "sqlite:///{root}/mlflow.db"),
+        ("sqlite:///mlflow.db", "sqlite:///{root}/mlflow.db"),
+        ("sqlite+pysqlite:///in/m.db?timeout=9", "sqlite+pysqlite:///{root}/in/m.db?timeout=9"),
+        ("sqlite:////data/mlflow.db", "sqlite:////data/mlflow.db"),
+        ("sqlite:///:memory:", "sqlite:///:memory:"),
+        ("http://127.0.0.1:5000", "http://127.0.0.1:5000"),
+    ],
+)
+def test_a_database_is_the_same_wherever_the_process_works(monkeypatch, tmp_path, given, expected):
+    if given:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
+    assert tracking_uri_of(tmp_path) == expected.format(root=tmp_path)
