@@ -107,8 +107,11 @@ def judge(root: str | Path, version: str, tracking_uri: str | None = None) -> Ve
     name = params.register_.name
     with registry.explained(uri) as client:
         challenger = client.get_model_version(name, version)
-        standing = registry.standing(client, name).get("champion")
-        champion = client.get_model_version(name, standing) if standing else None
+        held = registry.require_known_champion(client, name, root)
+        if held == version:
+            # Its promotion may have broken off before all followed the alias.
+            registry.settle(client, name)
+        champion = client.get_model_version(name, held) if held else None
         verdict = _weigh(root, client, uri, params.gate, challenger, champion)
         verdict = _write(root, verdict)
         _tag(client, verdict)

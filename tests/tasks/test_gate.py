@@ -3,8 +3,9 @@ import json
 import numpy as np
 import pytest
 
+from tasks.errors import TaskError
 from tasks.gate import judge, paired_gain
-from tasks.registry import promotions, register, standing
+from tasks.registry import move, promotions, register, standing
 from tasks.tracking import connect
 from tests.tasks.conftest import CLASSES, predictions, publish, uri, write_artifacts
 
@@ -145,6 +146,32 @@ def test_a_better_challenger_that_loses_a_class_is_refused(project):
     assert verdict.outcome == "refused"
     assert verdict.class_change["2"] < -0.1
     assert any("recall fell by more than 10% for: 2" in reason for reason in verdict.reasons)
+
+
+def test_a_lost_champion_is_not_replaced_unopposed(project):
+    challenge(project, 1)
+    connect(uri(project)).delete_registered_model_alias("tiny", "champion")
+    with pytest.raises(TaskError, match="version 1 of tiny is champion.*give version 1 the alias"):
+        challenge(project, 2, right=115)
+    assert champion(project) is None
+    connect(uri(project)).set_registered_model_alias("tiny", "champion", "1")
+    assert judge(project, "2", uri(project)).champion == "1"
+
+
+def test_a_champion_that_was_archived_on_purpose_is_not_missed(project):
+    challenge(project, 1)
+    move("tiny", "1", "archived", "Ada", "withdrawn", {}, project, uri(project))
+    assert challenge(project, 2).promoted
+
+
+def test_a_promotion_that_broke_off_is_mended_by_the_next_run(project):
+    challenge(project, 1)
+    client = connect(uri(project))
+    client.transition_model_version_stage("tiny", "1", "Staging")
+    client.delete_registered_model_alias("tiny", "production")
+    assert challenge(project, 1).outcome == "same model"
+    assert place(project, "1") == "Production"
+    assert str(client.get_model_version_by_alias("tiny", "production").version) == "1"
 
 
 def test_the_same_weights_move_nothing(project):
