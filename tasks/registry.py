@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tasks import lineage, tracking
+from tasks.contents import digest
 from tasks.errors import TaskError
 from tasks.params import load_params
 from tasks.serving import log_served_model
@@ -29,6 +30,7 @@ Place = Literal["champion", "challenger", "archived"]
 
 PROMOTIONS = Path(".instar") / "promotions.jsonl"
 EVALUATE = Path("artifacts/evaluate")
+LEARNERS = Path("artifacts/finetune/learners.json")
 # Where the evaluation of a registered run lies among the artifacts of its MLflow run.
 EVALUATION = "evaluation"
 STAGES: Mapping[Place, str] = {
@@ -86,6 +88,7 @@ def register(
     name = params.register_.name
     commit = lineage.snapshot_commit(root, run_id)
     tags = {**lineage.lineage_tags(root, commit), **_evaluation_tags(root), "run_id": run_id}
+    tags["label_draws"] = _label_draws(root)
     with explained(tracking_uri or tracking.tracking_uri_of(root)) as client:
         run = _flow_run(client, name, run_id)
         known = find_same(client, name, tags)
@@ -307,6 +310,12 @@ def _evaluation_tags(root: Path) -> dict[str, str]:
         parts = {part: value[part] for part in ("mean", "low", "high")}
         tags |= {f"{name}_{p}": str(number) for p, number in parts.items() if number is not None}
     return tags
+
+
+def _label_draws(root: Path) -> str:
+    """One hash over the labelled rows and the seed of each draw; see `gate.paired_gain`."""
+    fits = json.loads((root / LEARNERS).read_text(encoding="utf-8"))["arms"]["pretrained"]
+    return digest(json.dumps([(fit["seed"], fit["rows"]) for fit in fits]).encode())
 
 
 def _flow_run(client: MlflowClient, name: str, run_id: str) -> str:
