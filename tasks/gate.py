@@ -84,6 +84,7 @@ class Verdict:
         reasons: Every rule and what it found, in plain words.
         gain: Over the champion; None without one.
         class_change: Change of each class's recall against the champion.
+        place: Where the version stands after this.
         path: The file that holds this.
     """
 
@@ -94,6 +95,7 @@ class Verdict:
     reasons: list[str]
     gain: Gain | None = None
     class_change: dict[str, float] = field(default_factory=dict)
+    place: registry.Place = "challenger"
     path: str = ""
 
     @property
@@ -138,7 +140,8 @@ def judge(root: str | Path, version: str, tracking_uri: str | None = None) -> Ve
             registry.settle(client, name)
         champion = client.get_model_version(name, held) if held else None
         verdict = _weigh(root, client, uri, params.gate, challenger, champion)
-        verdict = _write(root, verdict)
+        place = "champion" if verdict.promoted else registry.place_of(client, name, version)
+        verdict = _write(root, dataclasses.replace(verdict, place=place))
         _tag(client, verdict)
     if verdict.promoted:
         who = f"gate, run by {registry.person(root)}"

@@ -265,7 +265,7 @@ def test_the_same_weights_move_nothing(project):
     challenge(project, 1)
     before = promotions(project)
     verdict = challenge(project, 1)
-    assert verdict.outcome == "same model"
+    assert (verdict.outcome, verdict.place) == ("same model", "champion")
     assert not verdict.promoted
     assert (champion(project), promotions(project)) == ("1", before)
 
@@ -286,6 +286,13 @@ def present_digest(root):
     return exhibits.TestSet.of(
         store, np.arange(120), predictions(2, 118)["label"].to_numpy()
     ).digest
+
+
+def test_the_champions_weights_on_another_test_set_stand_where_they_are_put(project):
+    challenge(project, 1)
+    verdict = challenge(project, 1, test_digest="test-2")
+    assert (verdict.version, verdict.outcome, verdict.place) == ("2", "same model", "challenger")
+    assert (champion(project), place(project, "2")) == ("1", "Staging")
 
 
 def test_a_champion_of_another_test_set_is_scored_on_the_present_one(project):
