@@ -126,7 +126,8 @@ def judge(root: str | Path, version: str, tracking_uri: str | None = None) -> Ve
         log.
 
     Raises:
-        TaskError: An evaluation is missing, or MLflow does not answer.
+        TaskError: An evaluation is missing, MLflow does not answer, or it lacks the champion that
+            the promotion log knows.
     """
     root, version = Path(root), str(version)
     uri = tracking_uri or tracking.tracking_uri_of(root)
