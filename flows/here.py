@@ -17,7 +17,7 @@ from flows.servers import PREFECT_PORT, PrefectServer, start_mlflow_ui, wait_for
 from flows.settings import change_settings
 from flows.steps import Retraining, new_run_id, require_project
 from tasks.remote import require_dvc
-from tasks.tracking import tracking_uri_of
+from tasks.tracking import shown, tracking_uri_of
 from tasks.workspace import locked
 
 
@@ -67,7 +67,7 @@ def show_uis(root: Path, browser: bool) -> None:
             # Else it opens on its pages for language models.
             address = f"{address}/#/experiments?workflowType=machine_learning"
         server.wait()
-        print(f"MLflow:  {address}\nPrefect: {server.ui}\nOpen until Ctrl-C.", flush=True)
+        print(f"MLflow:  {shown(address)}\nPrefect: {server.ui}\nOpen until Ctrl-C.", flush=True)
         if browser:
             for page in (address, server.ui):
                 webbrowser.open(page)

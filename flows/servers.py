@@ -127,10 +127,11 @@ def start_mlflow_ui(root: Path, store: str) -> tuple[Leash, str]:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "1",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        # Not as an argument: everyone on the machine may read those, and a password in them.
+        "MLFLOW_BACKEND_STORE_URI": store,
     }
     command = ["-P", "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--workers", "1", "--backend-store-uri", store]
-    command += ["--default-artifact-root", str(root / "mlartifacts")]
+    command += ["--workers", "1", "--default-artifact-root", str(root / "mlartifacts")]
     with log.open("w", encoding="utf-8") as file:
         leash = Leash([sys.executable, *command], root, environment, stdout=file, stderr=file)
     return leash, f"http://127.0.0.1:{port}"

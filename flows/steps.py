@@ -14,12 +14,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.errors import TaskError
-from tasks.lineage import git, require_git, snapshot_commit, stage_key, untracked_code
+from tasks.lineage import (
+    edited,
+    git,
+    key_of,
+    require_git,
+    snapshot_commit,
+    stage_inputs,
+    untracked_code,
+)
 from tasks.params import load_params
 from tasks.publisher import Publisher
 from tasks.remote import fetch, push, require_dvc
 from tasks.runner import StageOutcome, run_stage
-from tasks.tracking import tracking_uri_of
+from tasks.tracking import shown, tracking_uri_of
 
 if TYPE_CHECKING:
     from tasks.gate import Verdict
@@ -65,6 +73,7 @@ class Retraining:
         self._fetched = False
         self._pushed = False
         self._outcomes: dict[str, StageOutcome] = {}
+        self._inputs: dict[str, dict[str, Any]] = {}
         self._version: RegisteredVersion | None = None
         self._verdict: Verdict | None = None
 
@@ -104,7 +113,8 @@ class Retraining:
         if name in self._outcomes:
             return self._outcomes[name]
         assert self._publisher is not None, "steps run inside `with Retraining(...)`"
-        key = stage_key(name, self.root)
+        inputs = stage_inputs(name, self.root)
+        key = key_of(inputs)
         self._publisher.stage(name, key, "running")
         try:
             outcome = run_stage(name, self.root)
@@ -113,7 +123,7 @@ class Retraining:
             self._publisher.stage(name, key, "failed" if failed else "killed")
             raise
         self._publisher.stage(name, key, outcome.status)
-        self._outcomes[name] = outcome
+        self._outcomes[name], self._inputs[name] = outcome, inputs
         done = "cached" if outcome.status == "cached" else _duration(outcome.seconds)
         self._tell(f"{name}: {done}")
         return outcome
@@ -124,7 +134,12 @@ class Retraining:
         self._pushed = True
 
     def snapshot(self) -> str:
-        """Commit the tree as it is on the branch `runs/<run_id>`."""
+        """Commit the tree as it is on the branch `runs/<run_id>`.
+
+        Raises:
+            TaskError: It is no longer the tree that the stages ran on.
+        """
+        self._refuse_edits()
         return snapshot_commit(self.root, self.run_id)
 
     def publish(self) -> None:
@@ -140,9 +155,15 @@ class Retraining:
             raise TaskError(self._unreachable())
 
     def register(self) -> RegisteredVersion:
-        """Register the model as a challenger with its whole lineage."""
+        """Register the model as a challenger with its whole lineage.
+
+        Raises:
+            TaskError: The tree is no longer the one that the stages ran on, or see
+                `tasks.registry.register`.
+        """
         from tasks.registry import register
 
+        self._refuse_edits()
         # MLflow's own bars and advice would wall the terminal.
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         with warnings.catch_warnings():
@@ -198,11 +219,23 @@ class Retraining:
                 f"`dvc add {data.path}`, commit the .dvc file, `dvc push`."
             )
 
+    def _refuse_edits(self) -> None:
+        """See that the run's commit will hold what made the weights, not what was typed since."""
+        now = {name: stage_inputs(name, self.root) for name in self._inputs}
+        changed = {what for name in now for what in edited(self._inputs[name], now[name])}
+        if changed:
+            raise TaskError(
+                f"not registered: {', '.join(sorted(changed))} changed after it had been used, so "
+                "no commit would hold what made the model: `instar run` again (what did not "
+                "change is not computed anew)."
+            )
+
     def _unreachable(self) -> str:
         return (
-            f"the model is computed but not registered, as MLflow at {self.tracking_uri} did not "
-            "take it. All is kept: once MLflow answers, `instar sync` delivers the "
-            "curves and `instar run` registers the model without computing anything again."
+            "the model is computed but not registered, as MLflow at "
+            f"{shown(self.tracking_uri)} did not take it. All is kept: once MLflow answers, "
+            "`instar sync` delivers the curves and `instar run` registers the model without "
+            "computing anything again."
         )
 
 

@@ -11,11 +11,15 @@ from rich.table import Table
 from tasks import draws
 
 NO_INTERVAL = "one draw: no interval"
-# By the gate's outcome: where the version stands, and the verdict in words.
-_STANDING = {
-    "promoted": ("Production, @champion", "promoted to champion"),
-    "refused": ("Staging, @challenger", "refused; the former champion, if any, stays"),
-    "same model": ("Production, @champion", "the same model as the champion, nothing moved"),
+_PLACES = {
+    "champion": "Production, @champion",
+    "challenger": "Staging, @challenger",
+    "archived": "Archived",
+}
+_VERDICTS = {
+    "promoted": "promoted to champion",
+    "refused": "refused; the former champion, if any, stays",
+    "same model": "the same model as the champion, nothing moved",
 }
 
 
@@ -26,7 +30,7 @@ def show(result: dict[str, Any], console: Console) -> None:
     console.print(_table(metrics))
     console.print(verdict_in_words(metrics))
     registered, gate = result["registered"], result["gate"]
-    place, verdict = _STANDING[gate["outcome"]]
+    place, verdict = _PLACES[gate["place"]], _VERDICTS[gate["outcome"]]
     console.print(f"Registered: {registered['name']} version {registered['version']} ({place})")
     console.print(f"Gate: {verdict}")
     for reason in gate["reasons"]:

@@ -196,7 +196,7 @@ def _read_test_set(store: PackedStore, path: Path) -> TestSet:
         raise TaskError(
             f"{path} does not belong to the store beside it; run `dvc repro --force prepare`."
         )
-    return TestSet(rows, ids, table["label"].to_numpy(dtype=np.int64, copy=True))
+    return TestSet.of(store, rows, table["label"].to_numpy(dtype=np.int64, copy=True))
 
 
 def _build_encoder(learned: dict[str, Any]) -> Encoder:

@@ -34,17 +34,36 @@ CHUNK = 2048
 
 @dataclass(frozen=True)
 class TestSet:
-    """Rows of the store with the labels that only `evaluate` sees, all (N,)."""
+    """Rows of the store with the labels that only `evaluate` sees, all (N,).
+
+    Attributes:
+        contents: SHA-256 of each image's pixels.
+        shape: Size and channels of the images.
+    """
 
     rows: NDArray[np.int64]
     ids: list[str]
     labels: NDArray[np.int64]
+    contents: list[str]
+    shape: tuple[int, int]
+
+    @classmethod
+    def of(cls, store: PackedStore, rows: NDArray[np.int64], labels: NDArray[np.int64]) -> TestSet:
+        """Rows of a store, which knows everything of them but their labels."""
+        ids, contents = (store.index[column].to_numpy()[rows] for column in ("id", "sha256"))
+        shape = (store.manifest["size"], store.manifest["channels"])
+        return cls(rows, ids.tolist(), labels, contents.tolist(), shape)
 
     @property
     def digest(self) -> str:
-        """SHA-256 of ids and labels, whatever their order: the same test set, the same digest."""
-        lines = sorted(f"{i}\t{label}\n" for i, label in zip(self.ids, self.labels, strict=True))
-        return hashlib.sha256("".join(lines).encode()).hexdigest()
+        """SHA-256 of ids, labels and pixels, whatever their order.
+
+        The same test set, the same digest. Ids are made of names alone, and the hash of an image
+        knows its bytes but not its shape.
+        """
+        rows = zip(self.ids, self.labels, self.contents, strict=True)
+        lines = sorted(f"{i}\t{label}\t{content}\n" for i, label, content in rows)
+        return hashlib.sha256(f"{self.shape}\n{''.join(lines)}".encode()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
 """The gate: a challenger becomes champion only if it is better beyond noise, and safely so.
 
-Both are compared on the very same test images, image by image: that they are correlated makes the
-comparison far sharper than that of two accuracies with their own intervals.
+What is compared is what two ways of learning give, not two lucky models: all draws of labels of
+both versions, on the very same test images, image by image. That the images are the same makes the
+comparison far sharper than that of two accuracies with their own intervals. What a version's single
+pretraining owes to chance is not seen: its draws share one encoder.
 """
 
 from __future__ import annotations
@@ -41,11 +43,34 @@ model.predict(numpy.load(sys.argv[2]))[["label"]].to_json(sys.argv[3])
 
 @dataclass(frozen=True)
 class Gain:
-    """How much more often the challenger is right: mean and 95% interval, fractions of 1."""
+    """How much more often the challenger is right: mean and 95% interval, fractions of 1.
+
+    Without an interval where a version has a single draw: nobody can tell.
+    """
 
     mean: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A version on the test images.
+
+    Attributes:
+        right: (D, N) whether the model of each draw is right on each image.
+        spread: Standard deviation of the accuracy from draw to draw, and the number of draws that
+            it rests on, where fewer of them are in `right`.
+    """
+
+    right: NDArray[np.bool_]
+    spread: tuple[float, int] | None = None
+
+    def luck(self) -> tuple[float, int]:
+        """Standard error of the mean accuracy over draws, and its degrees of freedom."""
+        accuracies = self.right.mean(axis=1)
+        deviation, draws = self.spread or (_deviation(accuracies), len(accuracies))
+        return deviation / np.sqrt(len(accuracies)), draws - 1
 
 
 @dataclass(frozen=True)
@@ -60,6 +85,7 @@ class Verdict:
         reasons: Every rule and what it found, in plain words.
         gain: Over the champion; None without one.
         class_change: Change of each class's recall against the champion.
+        place: Where the version stands after this.
         path: The file that holds this.
     """
 
@@ -70,6 +96,7 @@ class Verdict:
     reasons: list[str]
     gain: Gain | None = None
     class_change: dict[str, float] = field(default_factory=dict)
+    place: registry.Place = "challenger"
     path: str = ""
 
     @property
@@ -100,7 +127,8 @@ def judge(root: str | Path, version: str, tracking_uri: str | None = None) -> Ve
         log.
 
     Raises:
-        TaskError: An evaluation is missing, or MLflow does not answer.
+        TaskError: An evaluation is missing, MLflow does not answer, or it lacks the champion that
+            the promotion log knows.
     """
     root, version = Path(root), str(version)
     uri = tracking_uri or tracking.tracking_uri_of(root)
@@ -108,10 +136,14 @@ def judge(root: str | Path, version: str, tracking_uri: str | None = None) -> Ve
     name = params.register_.name
     with registry.explained(uri) as client:
         challenger = client.get_model_version(name, version)
-        standing = registry.standing(client, name).get("champion")
-        champion = client.get_model_version(name, standing) if standing else None
+        held = registry.require_known_champion(client, name, root)
+        if held == version:
+            # Its promotion may have broken off before all followed the alias.
+            registry.settle(client, name)
+        champion = client.get_model_version(name, held) if held else None
         verdict = _weigh(root, client, uri, params.gate, challenger, champion)
-        verdict = _write(root, verdict)
+        place = "champion" if verdict.promoted else registry.place_of(client, name, version)
+        verdict = _write(root, dataclasses.replace(verdict, place=place))
         _tag(client, verdict)
     if verdict.promoted:
         who = f"gate, run by {registry.person(root)}"
@@ -122,27 +154,54 @@ def judge(root: str | Path, version: str, tracking_uri: str | None = None) -> Ve
 
 
 def paired_gain(
-    challenger: NDArray[np.bool_],
-    champion: NDArray[np.bool_],
+    challenger: Measured,
+    champion: Measured,
+    same_draws: bool = False,
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> Gain:
-    """Paired percentile bootstrap of the difference of two accuracies (Efron, 1979).
+    """Two-level bootstrap of the difference of two mean accuracies, over test images and draws.
+
+    The images are resampled in pairs (Efron, 1979). A handful of draws is too few to resample: the
+    interval would be a third too short. Their luck is drawn from Student's t instead, one for each
+    version (Behrens-Fisher). As in Owen's bootstrap of two-way data (The pigeonhole bootstrap,
+    Annals of Applied Statistics 1(2), 2007), what image and draw owe to each other counts on both
+    levels, so the interval errs to the safe side.
 
     Args:
-        challenger: (N,) whether the challenger is right on each test image.
-        champion: (N,) the same for the champion, in the same order.
+        challenger: On all test images.
+        champion: On the same images, in the same order.
+        same_draws: Draw k of both learned from the same labels with the same seed, so that its
+            luck is in both and cancels. Draws that merely bear the same number are independent.
         seed: Of the resampling.
         resamples: How many.
     """
-    difference = challenger.astype(np.int64) - champion.astype(np.int64)
+    difference = challenger.right.mean(axis=0) - champion.right.mean(axis=0)
+    mean = float(difference.mean())
+    if same_draws and len(challenger.right) != len(champion.right):
+        raise ValueError(
+            f"{len(challenger.right)} draws against {len(champion.right)}: they must be pairs"
+        )
+    if same_draws:
+        gains = challenger.right.mean(axis=1) - champion.right.mean(axis=1)
+        lucks = [(_deviation(gains) / np.sqrt(len(gains)), len(gains) - 1)]
+    else:
+        lucks = [challenger.luck(), champion.luck()]
+    if min(freedom for _, freedom in lucks) < 1:
+        return Gain(mean, None, None)
+    random = np.random.default_rng(seed)
     n = len(difference)
-    # A resampled mean needs only how many of each of -1, 0 and 1 were drawn: a multinomial.
-    shares = np.bincount(difference + 1, minlength=3) / n
-    drawn = np.random.default_rng(seed).multinomial(n, shares, size=resamples)
-    means = (drawn[:, 2] - drawn[:, 0]) / n
+    # A resampled mean needs only how often each of the few values was drawn: a multinomial.
+    values, counts = np.unique(difference, return_counts=True)
+    means = random.multinomial(n, counts / n, size=resamples) @ values / n
+    for error, freedom in lucks:
+        means += error * random.standard_t(freedom, resamples)
     low, high = np.quantile(means, (0.025, 0.975))
-    return Gain(float(difference.mean()), float(low), float(high))
+    return Gain(mean, float(low), float(high))
+
+
+def _deviation(values: NDArray[np.float64]) -> float:
+    return float(values.std(ddof=1)) if len(values) > 1 else 0.0
 
 
 def recalls(labels: NDArray[Any], right: NDArray[np.bool_]) -> dict[str, float]:
@@ -165,15 +224,16 @@ def _weigh(
         return Verdict(name, version, against, "same model", [same])
     predictions, metrics = _evaluation(client, challenger)
     labels = predictions["label"].to_numpy()
-    right = (predictions["label"] == predictions["predicted"]).to_numpy()
+    ours = recalls(labels, _registered_right(predictions))
     found = [_beats_scratch(metrics)] if rules.require_gain else []
     gain, change = None, {}
     if champion is None:
-        found.append(_no_dead_class(recalls(labels, right)))
+        found.append(_no_dead_class(ours))
     else:
-        theirs = _champion_right(root, client, uri, challenger, champion, predictions)
-        gain = paired_gain(right, theirs)
-        ours, before = recalls(labels, right), recalls(labels, theirs)
+        theirs = _measure_champion(root, client, uri, challenger, champion, predictions)
+        same_draws = theirs.spread is None and _same_draws(challenger, champion)
+        gain = paired_gain(Measured(_all_right(predictions)), theirs, same_draws)
+        before = recalls(labels, theirs.right[0])
         change = {label: ours[label] - before[label] for label in ours}
         found += [_beyond_noise(gain, str(against)), _no_class_drop(change, rules.max_class_drop)]
     words = [finding.words for finding in found]
@@ -182,6 +242,12 @@ def _weigh(
 
 
 def _beyond_noise(gain: Gain, champion: str) -> Finding:
+    if gain.low is None:
+        return Finding(
+            False,
+            f"one label draw cannot tell whether it is better than champion {champion}: raise "
+            "finetune.draws, or archive the champion if that is the one with a single draw",
+        )
     interval = f"{gain.mean:+.2%} ({gain.low:+.2%} to {gain.high:+.2%})"
     if gain.low > 0:
         return Finding(True, f"better than champion {champion} beyond noise: {interval}")
@@ -233,47 +299,90 @@ def _evaluation(client: MlflowClient, version: ModelVersion) -> tuple[pd.DataFra
         return pd.read_parquet(folder / "predictions.parquet"), metrics
 
 
-def _champion_right(
+def _registered_right(predictions: pd.DataFrame) -> NDArray[np.bool_]:
+    """(N,) whether the registered model, that of draw 0, is right on each test image."""
+    return (predictions["label"] == predictions["predicted"]).to_numpy()
+
+
+def _all_right(predictions: pd.DataFrame) -> NDArray[np.bool_]:
+    """(D, N) whether the model of each draw is right on each test image."""
+    # In the order of the draws: draw 10 comes after draw 9.
+    draws = sorted(predictions.filter(regex=r"^correct_pretrained_\d+$"), key=lambda c: (len(c), c))
+    return predictions[draws].to_numpy().T
+
+
+def _same_draws(challenger: ModelVersion, champion: ModelVersion) -> bool:
+    """Whether both learned from the same labels of the same data, draw by draw."""
+    ours, theirs = challenger.tags, champion.tags
+    # A version of before they were noted has none.
+    return "label_draws" in ours and all(
+        ours.get(key) == theirs.get(key) for key in ("label_draws", "data_version")
+    )
+
+
+def _measure_champion(
     root: Path,
     client: MlflowClient,
     uri: str,
     challenger: ModelVersion,
     champion: ModelVersion,
     predictions: pd.DataFrame,
-) -> NDArray[np.bool_]:
-    """Whether the champion is right on each of the challenger's test images, in their order."""
+) -> Measured:
+    """The champion on the challenger's test images, in their order.
+
+    Of another test set only the registered model can be asked, that of draw 0; how far draws lie
+    apart is then known from the test set on which all of them were measured.
+    """
+    theirs, _ = _evaluation(client, champion)
     if champion.tags.get("test_digest") == challenger.tags.get("test_digest"):
-        theirs, _ = _evaluation(client, champion)
-        theirs = theirs.set_index("id").loc[predictions["id"]]
-        return (theirs["label"] == theirs["predicted"]).to_numpy()
+        return Measured(_all_right(theirs.set_index("id").loc[predictions["id"]]))
     labels, classes = predictions["label"].to_numpy(), _classes(root)
     named = np.array([classes[label] for label in labels]) if labels.dtype.kind in "iu" else labels
-    return _score(root, uri, champion, predictions["id"].tolist()) == named
+    rows = _rows_of(root, predictions, challenger.tags["test_digest"])
+    right = _score(root, uri, champion, rows) == named
+    former = _all_right(theirs).mean(axis=1)
+    return Measured(right[None], (_deviation(former), len(former)))
 
 
-def _score(root: Path, uri: str, champion: ModelVersion, ids: list[Any]) -> NDArray[Any]:
+def _rows_of(root: Path, predictions: pd.DataFrame, test_digest: str) -> NDArray[np.int64]:
+    """Where the challenger's test images lie in the present store, which must have these very ones.
+
+    Raises:
+        TaskError: It has not, or images of the same names with other pixels.
+    """
+    import pandas as pd
+
+    from data.store import PackedStore
+    from tasks.exhibits import TestSet
+
+    store = PackedStore.open(root / "artifacts" / "prepare" / "store")
+    rows = pd.Index(store.index["id"]).get_indexer(predictions["id"])
+    labels = predictions["label"].to_numpy()
+    if (rows < 0).any() or TestSet.of(store, rows, labels).digest != test_digest:
+        raise TaskError(
+            "the champion was measured on another test set, and the present store lacks the "
+            "challenger's: check out the challenger's commit, `dvc pull`, and judge again."
+        )
+    return rows
+
+
+def _score(root: Path, uri: str, champion: ModelVersion, rows: NDArray[np.int64]) -> NDArray[Any]:
     """The champion's labels for images of the present store."""
     import pandas as pd
 
     from data.store import PackedStore
 
     store = PackedStore.open(root / "artifacts" / "prepare" / "store")
-    places = pd.Index(store.index["id"]).get_indexer(ids)
-    if (places < 0).any():
-        raise TaskError(
-            "the champion was measured on another test set, and the present store lacks the "
-            "challenger's: check out the challenger's commit, `dvc pull`, and judge again."
-        )
     with tempfile.TemporaryDirectory(prefix="instar-gate-") as scratch:
         images, labels = Path(scratch) / "images.npy", Path(scratch) / "labels.json"
-        np.save(images, store.gather(places))
+        np.save(images, store.gather(rows))
         model = f"models:/{champion.name}/{champion.version}"
         command = [sys.executable, "-I", "-c", _SCORE, model, str(images), str(labels)]
         done = subprocess.run(
             command, cwd=scratch, env=_environment(uri), capture_output=True, text=True, check=False
         )
         if done.returncode != 0:
-            last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+            last = tracking.shown((done.stderr.strip().splitlines() or ["no reason given"])[-1])
             raise TaskError(
                 f"champion version {champion.version} cannot predict here ({last}): repair its "
                 "environment, or archive it and judge again."
@@ -307,6 +416,8 @@ def _tag(client: MlflowClient, verdict: Verdict) -> None:
     if verdict.champion:
         tags["gate_champion"] = verdict.champion
     if verdict.gain:
-        tags |= {f"gate_gain_{part}": f"{value:.6f}" for part, value in vars(verdict.gain).items()}
+        tags |= {
+            f"gate_gain_{p}": f"{v:.6f}" for p, v in vars(verdict.gain).items() if v is not None
+        }
     for key, value in tags.items():
         client.set_model_version_tag(verdict.name, verdict.version, key, value)

@@ -4,7 +4,6 @@ DVC is asked only through the files that it keeps in git, dvc.yaml and dvc.lock.
 """
 
 import getpass
-import hashlib
 import json
 import os
 import platform
@@ -12,11 +11,12 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from tasks.contents import content_hash, digest, hash_file
 from tasks.errors import TaskError
 
 ROOMS = ("flows", "tasks", "models", "data")
@@ -27,8 +27,23 @@ MANIFEST = Path("artifacts/prepare/store/manifest.json")
 def stage_key(stage: str, root: str | Path = ".") -> str:
     """The name of one computation: 16 hex digits over its command, settings and inputs.
 
-    Equal keys mean equal results, so checkpoints, journals and MLflow runs are found by it. Inputs
-    that another stage makes count by their md5 in dvc.lock, all others by their content.
+    Equal keys mean equal results, so checkpoints, journals and MLflow runs are found by it.
+
+    Raises:
+        TaskError: dvc.yaml has no such stage, or an input or a parameter of it is missing.
+    """
+    return key_of(stage_inputs(stage, root))
+
+
+def key_of(inputs: Mapping[str, Any]) -> str:
+    """The key of a stage with these inputs; see `stage_key` and `stage_inputs`."""
+    return digest(json.dumps(inputs, sort_keys=True, default=str).encode())[:16]
+
+
+def stage_inputs(stage: str, root: str | Path = ".") -> dict[str, Any]:
+    """All that decides a stage's result, by name: its command, its settings and its inputs.
+
+    Inputs that another stage makes count by their md5 in dvc.lock, all others by their content.
 
     Raises:
         TaskError: dvc.yaml has no such stage, or an input or a parameter of it is missing.
@@ -40,13 +55,17 @@ def stage_key(stage: str, root: str | Path = ".") -> str:
         raise TaskError(f"dvc.yaml has no stage {stage!r}: it has {', '.join(stages) or 'none'}.")
     described = _resolve(stages[stage], params)
     made = _made_by_stages(root)
-    inputs = {path: made.get(path) or _hash_path(root, path) for path in _deps(described, made)}
+    inputs = {path: made.get(path) or content_hash(root, path) for path in _deps(described, made)}
     settings = {
-        f"{file}:{key}": _lookup(_read_yaml(root / file), key, file)
+        f"{key} in {file}": _lookup(_read_yaml(root / file), key, file)
         for file, key in _settings(described)
     }
-    whole = {"cmd": described["cmd"], "params": settings, "deps": inputs}
-    return _digest(json.dumps(whole, sort_keys=True, default=str).encode())[:16]
+    return {f"the command of {stage}": described["cmd"], **settings, **inputs}
+
+
+def edited(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two answers of `stage_inputs`, by name."""
+    return sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
 
 
 def lineage_tags(root: str | Path = ".", commit: str | None = None) -> dict[str, str]:
@@ -63,17 +82,17 @@ def lineage_tags(root: str | Path = ".", commit: str | None = None) -> dict[str,
     params = _read_yaml(root / "params.yaml")
     tags = {
         "git_commit": commit or require_git(root),
-        "dvc_lock": _hash_file(root / "dvc.lock"),
-        "params": _digest(json.dumps(params, sort_keys=True, default=str).encode()),
+        "dvc_lock": hash_file(root / "dvc.lock"),
+        "params": digest(json.dumps(params, sort_keys=True, default=str).encode()),
         "data_version": data_version(root),
-        "weights": _hash_file(root / WEIGHTS),
+        "weights": hash_file(root / WEIGHTS),
         "torch": _installed("torch"),
         "device": _device(),
         "method": str(params.get("pretrain", {}).get("method", {}).get("name", "")),
         "label_fraction": str(params.get("finetune", {}).get("label_fraction", "")),
     }
     if (root / "requirements.lock").exists():
-        tags["requirements_lock"] = _hash_file(root / "requirements.lock")
+        tags["requirements_lock"] = hash_file(root / "requirements.lock")
     return tags
 
 
@@ -245,33 +264,6 @@ def _made_by_stages(root: Path) -> dict[str, str]:
     stages = _read_yaml(root / "dvc.lock").get("stages", {}).values()
     outs = [out for stage in stages for out in stage.get("outs", [])]
     return {os.path.normpath(out["path"]): out["md5"] for out in outs if out.get("md5")}
-
-
-def _hash_path(root: Path, name: str) -> str:
-    path = root / name
-    if path.is_dir():
-        files = [
-            file
-            for file in sorted(path.rglob("*"))
-            if file.is_file() and "__pycache__" not in file.parts
-        ]
-        listed = [f"{file.relative_to(path).as_posix()} {_hash_file(file)}" for file in files]
-        return _digest("\n".join(listed).encode())
-    return _hash_file(path)
-
-
-def _hash_file(path: Path) -> str:
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
-        raise TaskError(
-            f"{path} is missing: `dvc repro` makes it, `dvc pull` fetches it."
-        ) from None
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 def _installed(package: str) -> str:

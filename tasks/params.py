@@ -112,7 +112,7 @@ class RegisterParams(Group):
 
     name: str = Field(
         "instar",
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$",  # also part of a git tag's name
         description="MLflow experiment and registered model.",
     )
 

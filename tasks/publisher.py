@@ -23,7 +23,7 @@ from tasks.delivery import Delivery
 from tasks.errors import TaskError
 from tasks.journal import journal_path
 from tasks.shelf import RUNS, Shelf, StageRecord, Status, new_record
-from tasks.tracking import tracking_uri_of
+from tasks.tracking import shown, tracking_uri_of
 
 POLL_SECONDS = 1.0
 LONGEST_PAUSE = 30.0
@@ -190,8 +190,10 @@ def sync(root: str | Path = ".", tracking_uri: str | None = None) -> SyncResult:
 
 def trouble(uri: str, error: Exception) -> str:
     """One sentence about an MLflow that does not answer as it should."""
-    reason = " ".join(str(error).split())[:200]
-    return f"MLflow at {uri} did not take the run; `instar sync` delivers it later ({reason})"
+    reason = shown(" ".join(str(error).split()))[:200]
+    return (
+        f"MLflow at {shown(uri)} did not take the run; `instar sync` delivers it later ({reason})"
+    )
 
 
 @contextlib.contextmanager

@@ -1,7 +1,8 @@
 """Model versions: what may become one, who stands where, and who moved it.
 
-Aliases and tags are the truth. MLflow's stages, which teams still read, follow the aliases in one
-place (`_set_stage`). Every move is a line in `.instar/promotions.jsonl`.
+The aliases @champion and @challenger are the truth: one write moves each, so that a move either
+happened or did not. Second aliases and MLflow's stages, which teams still read, follow them
+(`settle`). Every move is a line in `.instar/promotions.jsonl`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tasks import lineage, tracking
+from tasks.contents import digest
 from tasks.errors import TaskError
 from tasks.params import load_params
 from tasks.serving import log_served_model
@@ -28,19 +30,18 @@ Place = Literal["champion", "challenger", "archived"]
 
 PROMOTIONS = Path(".instar") / "promotions.jsonl"
 EVALUATE = Path("artifacts/evaluate")
+LEARNERS = Path("artifacts/finetune/learners.json")
 # Where the evaluation of a registered run lies among the artifacts of its MLflow run.
 EVALUATION = "evaluation"
-STAGES: Mapping[str, str] = {
+STAGES: Mapping[Place, str] = {
     "champion": "Production",
     "challenger": "Staging",
     "archived": "Archived",
 }
-# Every alias of a place; the second ones are the words of teams that think in stages.
-ALIASES: Mapping[str, tuple[str, ...]] = {
-    "champion": ("champion", "production"),
-    "challenger": ("challenger", "staging"),
-    "archived": (),
-}
+# Those that a version can hold, by the alias that says so.
+PLACES: tuple[Place, ...] = ("champion", "challenger")
+# The same in the words of teams that think in stages.
+SECOND_ALIASES: Mapping[Place, str] = {"champion": "production", "challenger": "staging"}
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ def register(
     name = params.register_.name
     commit = lineage.snapshot_commit(root, run_id)
     tags = {**lineage.lineage_tags(root, commit), **_evaluation_tags(root), "run_id": run_id}
+    tags["label_draws"] = _label_draws(root)
     with explained(tracking_uri or tracking.tracking_uri_of(root)) as client:
         run = _flow_run(client, name, run_id)
         known = find_same(client, name, tags)
@@ -106,8 +108,7 @@ def register(
             model_id=model_id,
             await_creation_for=0,  # it is there at once; waiting would only say so
         )
-        # A tag on the commit keeps it, and what it names, from `git gc` and `dvc gc`.
-        lineage.git(root, "tag", "--force", f"instar/{name}/v{made.version}", commit)
+        _keep_commit(root, name, str(made.version), commit)
     why = f"registered by flow run {run_id}"
     version = str(made.version)
     move(name, version, "challenger", person(root), why, {}, root, tracking_uri)
@@ -143,20 +144,68 @@ def move(
     """
     with explained(tracking_uri or tracking.tracking_uri_of(root)) as client:
         former = standing(client, name)
-        if to != "archived" and former.get(to) not in (None, version):
-            replaced = str(former[to])
-            _stand(client, name, replaced, "archived", former)
+        start = next((place for place, held in former.items() if held == version), None)
+        # The new holder takes the alias from the old one in a single write: at no moment is there
+        # a champion's place without a champion.
+        if to != "archived":
+            client.set_registered_model_alias(name, to, version)
+        # A challenger who becomes champion gives his own alias up in `settle`, as part of the rest.
+        if start not in (None, to) and to != "champion":
+            client.delete_registered_model_alias(name, start)
+        replaced = former.get(to)
+        if replaced not in (None, version):
             line = f"replaced by version {version}"
             _log_move(Path(root), name, replaced, to, "archived", who, line, evidence)
-        start = next((place for place, held in former.items() if held == version), None)
-        _stand(client, name, version, to, former)
         _log_move(Path(root), name, version, start, to, who, why, evidence)
+        settle(client, name)
 
 
-def standing(client: MlflowClient, name: str) -> dict[str, str]:
+def settle(client: MlflowClient, name: str) -> None:
+    """Brings second aliases and MLflow's stages in step with the aliases that are the truth.
+
+    Also mends what a move left that broke off.
+    """
+    held = standing(client, name)
+    _settle_aliases(client, name, held)
+    _settle_stages(client, name, held)
+
+
+def place_of(client: MlflowClient, name: str, version: str) -> Place:
+    """Where a version stands."""
+    held = {holder: place for place, holder in standing(client, name).items()}
+    return held.get(version, "archived")
+
+
+def standing(client: MlflowClient, name: str) -> dict[Place, str]:
     """Which version is champion and which challenger, by alias."""
     aliases = client.get_registered_model(name).aliases
-    return {place: str(aliases[place]) for place in ("champion", "challenger") if place in aliases}
+    found = {place: str(aliases[place]) for place in PLACES if place in aliases}
+    if len(set(found.values())) < len(found):
+        # A move to champion that broke off before it gave the challenger's alias up.
+        del found["challenger"]
+    return found
+
+
+def require_known_champion(client: MlflowClient, name: str, root: str | Path = ".") -> str | None:
+    """The champion's version; None if there is none and the promotion log agrees.
+
+    Raises:
+        TaskError: The log tells of a champion of whom MLflow knows nothing.
+    """
+    champion = standing(client, name).get("champion")
+    logged = None
+    for line in promotions(root):
+        if line["name"] == name and line["to"] == "champion":
+            logged = line["version"]
+        elif line["name"] == name and line["version"] == logged:
+            logged = None
+    if champion is None and logged is not None:
+        raise TaskError(
+            f"not judged: by {PROMOTIONS} version {logged} of {name} is champion, but MLflow has "
+            f"no @champion to compare with: give version {logged} the alias champion there "
+            f"(`instar ui`) and run again, or, if it is lost, move {PROMOTIONS} away and run again."
+        )
+    return champion
 
 
 def promotions(root: str | Path = ".") -> list[dict[str, Any]]:
@@ -194,10 +243,12 @@ class explained:
         from mlflow.exceptions import MlflowException
 
         if isinstance(error, MlflowException):
-            said = " ".join(str(error).split())[:300]
+            said = tracking.shown(" ".join(str(error).split()))[:300]
+            where = tracking.shown(self.uri)
+            # Not `from error`: what it says may hold the password, and would be logged.
             raise TaskError(
-                f"MLflow at {self.uri}: {said}. Check that it runs there, then try again."
-            ) from error
+                f"MLflow at {where}: {said}. Check that it runs there, then try again."
+            ) from None
 
 
 def _register_again(
@@ -208,12 +259,27 @@ def _register_again(
     run_id: str,
     tracking_uri: str | None,
 ) -> RegisteredVersion:
-    version = str(known.version)
+    version, commit = str(known.version), known.tags["git_commit"]
+    if lineage.git(root, "rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}", check=False):
+        # This clone has it, and a registration that broke off may have left it without a tag.
+        _keep_commit(root, name, version, commit)
     if version not in standing(client, name).values():
         why = f"made again by flow run {run_id}"
         move(name, version, "challenger", person(root), why, {}, root, tracking_uri)
-    commit = known.tags["git_commit"]
     return RegisteredVersion(name, version, str(known.run_id), commit, created=False)
+
+
+def _keep_commit(root: Path, name: str, version: str, commit: str) -> None:
+    """Tags a version's commit, which keeps it, and what it names, from `git gc` and `dvc gc`.
+
+    After a loss of MLflow's database the numbers of versions begin anew: a tag that names another
+    commit stays, and the new one carries the commit's own beginning.
+    """
+    tag = f"instar/{name}/v{version}"
+    held = lineage.git(root, "rev-parse", "--verify", "--quiet", f"{tag}^{{commit}}", check=False)
+    if held not in ("", commit):
+        tag = f"{tag}-{commit[:12]}"
+    lineage.git(root, "tag", "--force", tag, commit)
 
 
 def _refuse_unrepeatable(root: Path, pushed: bool) -> None:
@@ -251,6 +317,12 @@ def _evaluation_tags(root: Path) -> dict[str, str]:
     return tags
 
 
+def _label_draws(root: Path) -> str:
+    """One hash over the labelled rows and the seed of each draw; see `gate.paired_gain`."""
+    fits = json.loads((root / LEARNERS).read_text(encoding="utf-8"))["arms"]["pretrained"]
+    return digest(json.dumps([(fit["seed"], fit["rows"]) for fit in fits]).encode())
+
+
 def _flow_run(client: MlflowClient, name: str, run_id: str) -> str:
     experiment = client.get_experiment_by_name(name)
     found = experiment and tracking.find_run(
@@ -271,17 +343,26 @@ def _ensure_model(client: MlflowClient, name: str) -> None:
             raise
 
 
-def _stand(
-    client: MlflowClient, name: str, version: str, to: Place, former: Mapping[str, str]
-) -> None:
-    """Aliases first: should the rest fail, they are the truth and a second move mends it."""
-    for place, held in former.items():
-        if held == version and place != to:
-            for alias in ALIASES[place]:
-                client.delete_registered_model_alias(name, alias)
-    for alias in ALIASES[to]:
-        client.set_registered_model_alias(name, alias, version)
-    _set_stage(client, name, version, STAGES[to])
+def _settle_aliases(client: MlflowClient, name: str, held: Mapping[Place, str]) -> None:
+    aliases = client.get_registered_model(name).aliases
+    wanted = {
+        alias: held.get(place) for place in PLACES for alias in (place, SECOND_ALIASES[place])
+    }
+    for alias, version in wanted.items():
+        if version is None and alias in aliases:
+            client.delete_registered_model_alias(name, alias)
+        elif version is not None and str(aliases.get(alias)) != version:
+            client.set_registered_model_alias(name, alias, version)
+
+
+def _settle_stages(client: MlflowClient, name: str, held: Mapping[Place, str]) -> None:
+    stages = {version: STAGES[place] for place, version in held.items()}
+    for found in client.search_model_versions(f"name = '{name}'"):
+        version, stage = str(found.version), found.current_stage
+        # 'None' is the stage of a version that never stood anywhere.
+        wanted = stages.get(version, "None" if stage == "None" else STAGES["archived"])
+        if stage != wanted:
+            _set_stage(client, name, version, wanted)
 
 
 def _set_stage(client: MlflowClient, name: str, version: str, stage: str) -> None:

@@ -98,18 +98,18 @@ def planned_stages(root: Path | str) -> list[str]:
 
 
 def run_dvc(arguments: Sequence[str], root: Path | str) -> subprocess.CompletedProcess[str]:
-    """Run a short DVC command to its end; stdout holds all that it printed."""
-    return subprocess.run(
-        dvc_command(arguments),
-        cwd=root,
-        env=dvc_environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        check=False,
+    """Run a DVC command to its end; stdout holds all that it printed.
+
+    On a leash like a stage: a fetch or push that outlived its flow would hold DVC's lock.
+    """
+    command = dvc_command(arguments)
+    leash = Leash(
+        command, Path(root), dvc_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
+    with leash:
+        assert leash.process.stdout is not None
+        printed = leash.process.stdout.read().decode("utf-8", "replace")
+        return subprocess.CompletedProcess(command, leash.wait(), printed)
 
 
 def dvc_command(arguments: Sequence[str]) -> list[str]:

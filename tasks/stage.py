@@ -21,7 +21,7 @@ from data.errors import DataError
 from models.errors import ModelError
 from tasks.errors import TaskError
 from tasks.journal import Journal, journal_path
-from tasks.lineage import stage_key
+from tasks.lineage import edited, key_of, stage_inputs
 from tasks.params import Params, load_params
 from tasks.progress import StageProgress
 
@@ -78,7 +78,8 @@ def stage(name: str) -> Iterator[Stage]:
     started = time.monotonic()
     try:
         params = load_params()
-        key = stage_key(name, Path.cwd())
+        inputs = stage_inputs(name, Path.cwd())
+        key = key_of(inputs)
         journal = Journal(journal_path(Path.cwd(), name, key))
         journal.start(name, key, _group(params, name))
         with StageProgress(name) as bar:
@@ -86,6 +87,7 @@ def stage(name: str) -> Iterator[Stage]:
             shutil.rmtree(run.out, ignore_errors=True)
             run.out.mkdir(parents=True)
             yield run
+        _refuse_edits(name, inputs)
         journal.metrics(
             {"seconds": time.monotonic() - started, "peak_memory_mb": peak_memory_mb()}, step=0
         )
@@ -111,6 +113,19 @@ def stage(name: str) -> Iterator[Stage]:
         if journal:
             journal.end("failed", repr(error))
         raise
+
+
+def _refuse_edits(name: str, inputs: Mapping[str, Any]) -> None:
+    """Fail, so that DVC records nothing: it would note the edited input as what made the outputs.
+
+    The checkpoint stays, under the key of what the inputs were.
+    """
+    changed = edited(inputs, stage_inputs(name, Path.cwd()))
+    if changed:
+        raise TaskError(
+            f"{', '.join(changed)} changed while stage {name} ran, so its outputs are not kept: "
+            "run again, or undo the edit first to go on from the last checkpoint."
+        )
 
 
 def explain(error: BaseException) -> str | None:

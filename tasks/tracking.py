@@ -35,9 +35,19 @@ DIGEST_LENGTH = 36
 
 
 def tracking_uri_of(root: str | Path = ".") -> str:
-    """MLFLOW_TRACKING_URI, or the checkout's own mlflow.db (also MLflow's default there)."""
-    given = os.environ.get("MLFLOW_TRACKING_URI")
-    return given or f"sqlite:///{Path(root).resolve()}/mlflow.db"
+    """MLFLOW_TRACKING_URI, or the checkout's own mlflow.db (also MLflow's default there).
+
+    A relative path of a database counts from the checkout, wherever a process works.
+    """
+    given = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    relative = re.fullmatch(r"(sqlite(?:\+\w+)?:///)([^/:].*)", given)
+    return f"{relative[1]}{Path(root).resolve()}/{relative[2]}" if relative else given
+
+
+def shown(text: str) -> str:
+    """The text, an address or a message with addresses in it, without users and passwords."""
+    # To the last @: a password may hold one, and even a slash.
+    return re.sub(r"(?<=://)[^\s'\"]*@", "", text)
 
 
 def connect(tracking_uri: str) -> MlflowClient:

@@ -109,7 +109,9 @@ def _share_dvc(root: Path, place: Path) -> None:
             local.add_section(section)
         for key, value in values.items():
             local.set(section, key, value)
-    with (place / ".dvc" / "config.local").open("w", encoding="utf-8") as file:
+    private = place / ".dvc" / "config.local"
+    private.touch(mode=0o600)
+    with private.open("w", encoding="utf-8") as file:
         local.write(file)
 
 
@@ -126,9 +128,9 @@ def _share_state(root: Path, place: Path) -> None:
 
 def _bring_tracked_data(place: Path) -> None:
     """Check out what `.dvc` files track (a user's raw data), not the stages' outputs."""
-    listed = git(place, "ls-files", "*.dvc").split()
+    listed = git(place, "ls-files", "-z", "*.dvc")
     if listed:
-        run_dvc(["checkout", "--quiet", *listed], place)
+        run_dvc(["checkout", "--quiet", *listed.rstrip("\0").split("\0")], place)
 
 
 def _sweep(root: Path) -> None:

@@ -8,7 +8,13 @@ from rich.console import Console
 from flows.summary import show, verdict_in_words
 
 
-def result(low: float | None, mean: float, high: float | None, outcome: str = "promoted") -> dict:
+def result(
+    low: float | None,
+    mean: float,
+    high: float | None,
+    outcome: str = "promoted",
+    place: str = "champion",
+) -> dict:
     def accuracy(value: float) -> dict:
         return {"accuracy": {"mean": value, "low": value - 0.004, "high": value + 0.004, "n": 5}}
 
@@ -23,7 +29,7 @@ def result(low: float | None, mean: float, high: float | None, outcome: str = "p
             "gain": {"mean": mean, "low": low, "high": high},
         },
         "registered": {"name": "instar", "version": "3"},
-        "gate": {"outcome": outcome, "reasons": ["better than version 2 by 1.0 points"]},
+        "gate": {"outcome": outcome, "place": place, "reasons": ["better than version 2"]},
         "report": "/somewhere/artifacts/evaluate/report.html",
     }
 
@@ -69,7 +75,7 @@ def test_summary_holds_all_that_a_user_needs_next():
 
 
 def test_refused_version_is_said_to_stay_challenger():
-    text = printed(result(-0.01, 0.0, 0.01, "refused"))
+    text = printed(result(-0.01, 0.0, 0.01, "refused", "challenger"))
     assert "Staging, @challenger" in text
     assert "refused" in text
     assert "@champion" not in text
@@ -85,3 +91,12 @@ def test_one_draw_is_said_to_have_no_interval():
     assert "is open: +2.0 points" in text
     assert "finetune.draws" in text
     assert "None" not in text
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [("champion", "Production, @champion"), ("challenger", "Staging, @challenger")],
+)
+def test_same_model_is_said_to_stand_where_the_registry_has_it(place, said):
+    text = printed(result(0.012, 0.02, 0.03, "same model", place))
+    assert f"instar version 3 ({said})" in text

@@ -15,6 +15,7 @@ CLASSES = ["bag", "coat", "shoe"]
 SIZE = 16
 ENCODER = {"name": "resnet_tiny", "stem_width": 4, "widths": [8, 8]}
 LEARNER = {"name": "linear-probe"}
+FIT = {"draw": 0, "seed": 7, "rows": [1, 2], "weights": "classifiers/pretrained-0.safetensors"}
 
 PARAMS = """\
 data: {source: npz, path: data/raw/images.npz, size: 16, channels: 1, seed: 0}
@@ -132,13 +133,20 @@ def metrics(accuracy, test_digest="test-1", gain_low=0.02):
     }
 
 
-def predictions(seed, right, images=120):
+def predictions(seed, right, images=120, draws=5):
+    """Draw 0 is right on `right` images; the others on one more or one less, mostly the same."""
     labels = np.arange(images) % len(CLASSES)
     wrong = np.random.default_rng(seed).permutation(images)[right:]
     predicted = labels.copy()
     predicted[wrong] = (labels[wrong] + 1) % len(CLASSES)
     names = [f"image-{number:05d}" for number in range(images)]
-    return pd.DataFrame({"id": names, "label": labels, "predicted": predicted})
+    columns = {"id": names, "label": labels, "predicted": predicted}
+    order = np.random.default_rng(seed).permutation(images)
+    for draw in range(draws):
+        correct = np.ones(images, dtype=bool)
+        correct[order[right + (0, 1, -1, 1, -1)[draw] :]] = False
+        columns[f"correct_pretrained_{draw}"] = correct
+    return pd.DataFrame(columns)
 
 
 def write_classifier(folder, seed):
@@ -163,7 +171,7 @@ def write_classifier(folder, seed):
         "learner": LEARNER,
         "augmentation": {},
         "control": {"learner": LEARNER, "augmentation": {}},
-        "arms": {"pretrained": [{"draw": 0, "weights": "classifiers/pretrained-0.safetensors"}]},
+        "arms": {"pretrained": [FIT]},
     }
     write_json(folder / "learners.json", described)
     (folder / "history.csv").write_text("arm,draw,epoch,loss\npretrained,0,1,0.5\n")

@@ -1,13 +1,25 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from data.store import PackedStore
+from tasks import exhibits, measures
 from tasks.errors import TaskError
-from tasks.gate import judge, paired_gain
-from tasks.registry import promotions, register, standing
+from tasks.gate import Measured, judge, paired_gain
+from tasks.registry import move, promotions, register, standing
 from tasks.tracking import connect
-from tests.tasks.conftest import CLASSES, predictions, publish, uri, write_artifacts
+from tests.tasks.conftest import (
+    CLASSES,
+    FIT,
+    metrics,
+    predictions,
+    publish,
+    uri,
+    write_artifacts,
+    write_json,
+)
 
 
 def challenge(root, number, **artifacts):
@@ -26,10 +38,57 @@ def place(root, version):
     return connect(uri(root)).get_model_version("tiny", version).current_stage
 
 
-def test_interval_is_that_of_the_normal_approximation():
+def versions(random, gain=0.0, images=1000, luck=0.05, shared_luck=False):
+    """Two versions of 5 draws: images are hard or easy for both, each draw has its own luck.
+
+    `gain` and `luck` are on the scale of a normal score; 0.1 is about 1.7 points of accuracy.
+    """
+    hardness = random.normal(1.3, 1.0, images)
+    lucks = [random.normal(0, luck, (5, 1)) for _ in range(2)]
+    taste, noise = random.normal(0, 0.3, (2, images)), random.normal(0, 0.6, (2, 5, images))
+    return [
+        Measured(hardness + better + taste[which] + lucks[0 if shared_luck else which]
+                 + noise[which] > 0)
+        for which, better in enumerate((gain, 0.0))
+    ]  # fmt: skip
+
+
+def promoted(trials, same_draws=False, **how):
+    """Share of trials in which the challenger is better beyond noise."""
+    random = np.random.default_rng(3)
+    gains = [paired_gain(*versions(random, **how), same_draws, resamples=500) for _ in trials]
+    return np.mean([gain.low > 0 for gain in gains])
+
+
+@pytest.mark.parametrize("luck", [0.0, 0.1, 0.3])
+def test_equal_recipes_are_promoted_no_more_often_than_the_interval_says(luck):
+    # Nominal: 2.5%; the bound is that and three standard deviations of 400 trials.
+    assert promoted(range(400), luck=luck) < 0.05
+    assert promoted(range(400), luck=luck, shared_luck=True, same_draws=True) < 0.05
+
+
+def test_one_draw_against_another_would_have_promoted_equal_recipes():
+    """What the draws are for: their luck is no gain."""
+    random = np.random.default_rng(4)
+    wrong = 0
+    for _ in range(200):
+        a, b = versions(random, luck=0.3)
+        draw = [Measured(np.repeat(m.right[:1], 2, axis=0)) for m in (a, b)]
+        wrong += paired_gain(*draw, resamples=500).low > 0
+    assert wrong / 200 > 0.15
+
+
+def test_a_true_gain_is_found_and_sooner_where_the_draws_are_the_same():
+    assert promoted(range(100), gain=0.3) > 0.9
+    apart = promoted(range(100), gain=0.2, luck=0.1, shared_luck=True)
+    paired = promoted(range(100), gain=0.2, luck=0.1, shared_luck=True, same_draws=True)
+    assert paired > apart + 0.2
+
+
+def test_interval_is_that_of_the_normal_approximation_where_draws_agree():
     rng = np.random.default_rng(5)
     a, b = rng.random(5000) < 0.90, rng.random(5000) < 0.88
-    gain = paired_gain(a, b)
+    gain = paired_gain(*(Measured(np.repeat(right[None], 5, axis=0)) for right in (a, b)))
     difference = a.astype(float) - b.astype(float)
     error = 1.959964 * difference.std() / np.sqrt(len(difference))
     assert gain.mean == pytest.approx(difference.mean())
@@ -37,33 +96,35 @@ def test_interval_is_that_of_the_normal_approximation():
     assert gain.high == pytest.approx(difference.mean() + error, abs=error / 10)
 
 
-def test_interval_is_that_of_resampling_the_images_themselves():
-    rng = np.random.default_rng(6)
-    a, b = rng.random(300) < 0.8, rng.random(300) < 0.7
-    rows = rng.integers(0, 300, (10_000, 300))
-    plain = (a[rows].mean(axis=1) - b[rows].mean(axis=1)).tolist()
-    low, high = np.quantile(plain, (0.025, 0.975))
-    gain = paired_gain(a, b)
-    assert (gain.low, gain.high) == pytest.approx((low, high), abs=0.005)
-
-
-def test_interval_covers_the_truth_about_95_times_of_100():
-    rng = np.random.default_rng(7)
-    covered = 0
-    for _ in range(300):
-        shared = rng.random(400)
-        a, b = shared < 0.85, np.where(rng.random(400) < 0.2, rng.random(400), shared) < 0.80
-        gain = paired_gain(a, b, resamples=1000)
-        covered += gain.low <= 0.05 <= gain.high
-    assert 0.91 <= covered / 300 <= 0.985
+def test_interval_is_that_of_students_t_where_images_agree():
+    right = np.zeros((5, 100_000), bool)
+    for draw, count in enumerate((80_000, 81_000, 79_500, 80_700, 79_800)):
+        right[draw, :count] = True
+    none = np.zeros_like(right)
+    gain = paired_gain(Measured(right), Measured(none), same_draws=True)
+    expected = measures.interval(right.mean(axis=1))
+    assert gain.mean == pytest.approx(expected.mean)
+    assert gain.low == pytest.approx(expected.low, abs=0.001)
+    assert gain.high == pytest.approx(expected.high, abs=0.001)
 
 
 def test_equal_predictions_gain_exactly_nothing_and_the_seed_decides_the_rest():
-    right = np.random.default_rng(8).random(100) < 0.5
-    gain = paired_gain(right, right)
+    right = np.random.default_rng(8).random((5, 100)) < 0.5
+    gain = paired_gain(Measured(right), Measured(right), same_draws=True)
     assert (gain.mean, gain.low, gain.high) == (0, 0, 0)
-    other = ~right
-    assert paired_gain(right, other, seed=1) == paired_gain(right, other, seed=1)
+    pair = Measured(right), Measured(~right)
+    assert paired_gain(*pair, seed=1) == paired_gain(*pair, seed=1) != paired_gain(*pair, seed=2)
+
+
+@pytest.mark.parametrize("draws", [(1, 5), (5, 1), (1, 1)])
+def test_a_single_draw_has_no_interval(draws):
+    pair = [Measured(np.ones((count, 10), bool)) for count in draws]
+    assert (paired_gain(*pair).low, paired_gain(*pair).high) == (None, None)
+
+
+def test_draws_without_a_partner_are_not_paired():
+    with pytest.raises(ValueError, match="pairs"):
+        paired_gain(*(Measured(np.ones((n, 10), bool)) for n in (5, 3)), same_draws=True)
 
 
 def test_the_first_model_is_promoted_if_it_beats_its_control(project):
@@ -149,6 +210,32 @@ def test_a_challenger_within_noise_is_refused_and_the_verdict_is_kept(project):
     assert float(tags["gate_gain_mean"]) == pytest.approx(2 / 120, abs=1e-5)
 
 
+def test_a_challenger_of_one_draw_is_refused_and_the_remedy_is_said(project, monkeypatch):
+    challenge(project, 1, right=80)
+    monkeypatch.setitem(FIT, "rows", [5, 6])
+    lone = predictions(2, 115, draws=1)
+    monkeypatch.setattr("tests.tasks.conftest.predictions", lambda *_: lone)
+    verdict = challenge(project, 2, right=115)
+    assert verdict.outcome == "refused"
+    assert (verdict.gain.low, champion(project)) == (None, "1")
+    assert any("one label draw cannot tell" in r and "raise finetune.draws" in r
+               for r in verdict.reasons)  # fmt: skip
+
+
+def test_all_draws_count_not_the_registered_one_alone(project):
+    challenge(project, 1, right=90)
+    write_artifacts(project, seed=2, right=110)
+    table = predictions(2, 110)
+    for draw in range(1, 5):
+        table[f"correct_pretrained_{draw}"] = predictions(1, 90)[f"correct_pretrained_{draw}"]
+    table.to_parquet(project / "artifacts/evaluate/predictions.parquet")
+    publish(project, "run-2", stages=["evaluate"])
+    made = register(project, "run-2", uri(project), pushed=True)
+    verdict = judge(project, made.version, uri(project))
+    assert verdict.outcome == "refused"
+    assert verdict.gain.mean == pytest.approx((110 - 90) / 120 / 5)
+
+
 def test_a_better_challenger_that_loses_a_class_is_refused(project):
     challenge(project, 1, right=60)
     write_artifacts(project, seed=2, right=120)
@@ -164,31 +251,88 @@ def test_a_better_challenger_that_loses_a_class_is_refused(project):
     assert any("recall fell by more than 10% for: 2" in reason for reason in verdict.reasons)
 
 
+def test_a_lost_champion_is_not_replaced_unopposed(project):
+    challenge(project, 1)
+    connect(uri(project)).delete_registered_model_alias("tiny", "champion")
+    with pytest.raises(TaskError, match="version 1 of tiny is champion.*give version 1 the alias"):
+        challenge(project, 2, right=115)
+    assert champion(project) is None
+    connect(uri(project)).set_registered_model_alias("tiny", "champion", "1")
+    assert judge(project, "2", uri(project)).champion == "1"
+
+
+def test_a_champion_that_was_archived_on_purpose_is_not_missed(project):
+    challenge(project, 1)
+    move("tiny", "1", "archived", "Ada", "withdrawn", {}, project, uri(project))
+    assert challenge(project, 2).promoted
+
+
+def test_a_promotion_that_broke_off_is_mended_by_the_next_run(project):
+    challenge(project, 1)
+    client = connect(uri(project))
+    client.transition_model_version_stage("tiny", "1", "Staging")
+    client.delete_registered_model_alias("tiny", "production")
+    assert challenge(project, 1).outcome == "same model"
+    assert place(project, "1") == "Production"
+    assert str(client.get_model_version_by_alias("tiny", "production").version) == "1"
+
+
 def test_the_same_weights_move_nothing(project):
     challenge(project, 1)
     before = promotions(project)
     verdict = challenge(project, 1)
-    assert verdict.outcome == "same model"
+    assert (verdict.outcome, verdict.place) == ("same model", "champion")
     assert not verdict.promoted
     assert (champion(project), promotions(project)) == ("1", before)
 
 
-def test_a_champion_of_another_test_set_is_scored_on_the_present_one(project):
+def challenge_with_another_test_set(root):
+    """Version 2, measured on images of the present store; gives the champion's accuracy there."""
+    challenge(root, 1)
+    write_artifacts(root, seed=2, right=118)
+    theirs = write_store(root)
+    write_json(root / "artifacts/evaluate/metrics.json", metrics(118 / 120, present_digest(root)))
+    publish(root, "run-2", stages=["evaluate"])
+    register(root, "run-2", uri(root), pushed=True)
+    return theirs
+
+
+def present_digest(root):
+    store = PackedStore.open(root / "artifacts" / "prepare" / "store")
+    return exhibits.TestSet.of(
+        store, np.arange(120), predictions(2, 118)["label"].to_numpy()
+    ).digest
+
+
+def test_the_champions_weights_on_another_test_set_stand_where_they_are_put(project):
     challenge(project, 1)
-    write_artifacts(project, seed=2, right=118, test_digest="test-2")
-    theirs = write_store(project)
-    publish(project, "run-2", stages=["evaluate"])
-    made = register(project, "run-2", uri(project), pushed=True)
-    verdict = judge(project, made.version, uri(project))
+    verdict = challenge(project, 1, test_digest="test-2")
+    assert (verdict.version, verdict.outcome, verdict.place) == ("2", "same model", "challenger")
+    assert (champion(project), place(project, "2")) == ("1", "Staging")
+
+
+def test_a_champion_of_another_test_set_is_scored_on_the_present_one(project):
+    theirs = challenge_with_another_test_set(project)
+    verdict = judge(project, "2", uri(project))
     assert verdict.champion == "1"
     assert verdict.gain.mean == pytest.approx(118 / 120 - theirs)
+    assert verdict.gain.low < verdict.gain.mean < verdict.gain.high
+
+
+def test_images_of_the_same_names_with_other_pixels_are_not_taken_for_the_test_set(project):
+    challenge_with_another_test_set(project)
+    index = project / "artifacts/prepare/store/index.parquet"
+    table = pd.read_parquet(index)
+    table["sha256"] = "of other pixels"
+    table.to_parquet(index)
+    with pytest.raises(TaskError, match="lacks the challenger's"):
+        judge(project, "2", uri(project))
 
 
 def write_store(root):
     """A real packed store of the test images; gives the champion's true accuracy on them."""
     import hashlib
 
-    import pandas as pd
     import pyarrow as pa
     import pyarrow.parquet as pq
 

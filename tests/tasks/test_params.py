@@ -91,6 +91,8 @@ def test_unknown_key_is_named_with_the_nearest_valid_one(raw, typo, meant):
         ("pretrain.augmentation.engine", "dali", "batched"),
         ("finetune.learner.ema", 7, "less than 1"),
         ("register.name", "a b/c", "pattern"),
+        ("register.name", "foo..bar", "pattern"),
+        ("register.name", "x.lock", "pattern"),
     ],
 )
 def test_bad_value_tells_key_value_and_what_is_allowed(raw, key, value, allowed):

@@ -1,10 +1,13 @@
 import json
+import shutil
 import warnings
 
 import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from tasks.errors import TaskError
-from tasks.registry import explained, move, person, promotions, register, standing
+from tasks.registry import explained, move, person, promotions, register, settle, standing
 from tasks.tracking import connect
 from tests.tasks.conftest import git, publish, uri, write_artifacts, write_json
 
@@ -103,6 +106,78 @@ def test_alias_and_stage_move_together_and_the_log_tells_all(project):
     move("tiny", "1", "champion", "Ada", "rollback", {}, project, uri(project))
     assert standing(client, "tiny") == {"champion": "1"}
     assert (stage(project, "1"), stage(project, "2")) == ("Production", "Archived")
+
+
+class Outage:
+    """MLflow goes away before the n-th write of a move."""
+
+    WRITES = (
+        "set_registered_model_alias",
+        "delete_registered_model_alias",
+        "transition_model_version_stage",
+    )
+
+    def __init__(self, monkeypatch, before):
+        self.left = before
+        for method in self.WRITES:
+            monkeypatch.setattr(
+                MlflowClient, method, self.unless_away(getattr(MlflowClient, method))
+            )
+
+    def unless_away(self, write):
+        def attempt(*arguments, **named):
+            self.left -= 1
+            if self.left < 0:
+                raise MlflowException("away")
+            return write(*arguments, **named)
+
+        return attempt
+
+
+# Aliases champion, production, stage of both, and the challenger's two aliases given up.
+@pytest.mark.parametrize("before", range(6))
+def test_an_outage_amid_a_promotion_leaves_a_champion_and_is_mended(project, monkeypatch, before):
+    registered(project)
+    move("tiny", "1", "champion", "Ada", "first", {}, project, uri(project))
+    write_artifacts(project, seed=1)
+    registered(project, "run-2")
+    client = connect(uri(project))
+    with monkeypatch.context() as patch:
+        Outage(patch, before)
+        with pytest.raises(TaskError, match="away"):
+            move("tiny", "2", "champion", "Ada", "better", {}, project, uri(project))
+    moved = before > 0
+    assert standing(client, "tiny")["champion"] == ("2" if moved else "1")
+    assert (promotions(project)[-1]["to"] == "champion") == moved
+    settle(client, "tiny")
+    if not moved:
+        assert (stage(project, "1"), stage(project, "2")) == ("Production", "Staging")
+        return
+    assert (stage(project, "1"), stage(project, "2")) == ("Archived", "Production")
+    aliases = client.get_registered_model("tiny").aliases
+    assert {alias: str(held) for alias, held in aliases.items()} == {
+        "champion": "2",
+        "production": "2",
+    }
+
+
+def test_a_commit_of_an_earlier_version_keeps_its_tag_when_the_numbers_begin_anew(
+    project, empty_database
+):
+    former = registered(project)
+    shutil.copyfile(empty_database, project / "mlflow.db")
+    (project / "params.yaml").write_text((project / "params.yaml").read_text() + "# edited\n")
+    made = registered(project, "run-2")
+    assert made.version == former.version
+    assert git(project, "rev-parse", "instar/tiny/v1") == former.commit != made.commit
+    assert git(project, "rev-parse", f"instar/tiny/v1-{made.commit[:12]}") == made.commit
+
+
+def test_a_version_that_was_left_without_its_tag_gets_it_when_made_again(project):
+    registered(project)
+    git(project, "tag", "--delete", "instar/tiny/v1")
+    again = registered(project, "run-2")
+    assert git(project, "rev-parse", "instar/tiny/v1") == again.commit
 
 
 def test_mlflow_trouble_is_one_sentence(project):

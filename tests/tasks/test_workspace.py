@@ -55,6 +55,24 @@ def test_isolated_run_shares_cache_and_remote_and_leaves_the_checkout_as_it_was(
     assert run_stage("copy", project).status == "cached", "the cache was not shared"
 
 
+def test_isolated_run_brings_tracked_data_whose_name_has_a_space(project):
+    (project / "raw data.bin").write_bytes(b"pixels")
+    subprocess.run([sys.executable, "-m", "dvc", "add", "-q", "raw data.bin"], cwd=project)
+    git(project, "add", "-A")
+    git(project, "commit", "-q", "-m", "data")
+    with isolated(project, "run-3") as place:
+        assert (place / "raw data.bin").read_bytes() == b"pixels"
+
+
+def test_isolated_run_keeps_dvcs_secrets_from_other_users(project):
+    secret = project / ".dvc" / "config.local"
+    secret.write_text("['remote \"local\"']\n    password = hush\n")
+    with isolated(project, "run-4") as place:
+        copied = place / ".dvc" / "config.local"
+        assert "hush" in copied.read_text()
+        assert copied.stat().st_mode & 0o077 == 0
+
+
 def test_worktree_is_removed_after_a_failure(project):
     with pytest.raises(RuntimeError), isolated(project, "run-2") as place:
         raise RuntimeError

@@ -1,0 +1,34 @@
+"""The frame of a stage: what it keeps, and what it refuses to keep."""
+
+import pytest
+
+from tasks.stage import stage
+
+
+@pytest.mark.parametrize(
+    ("file", "named"),
+    [("models/heads.py", "models"), ("params.yaml", "pretrain in params.yaml")],
+)
+def test_outputs_of_edited_inputs_are_refused_and_the_checkpoint_is_kept(
+    project, monkeypatch, capsys, file, named
+):
+    monkeypatch.chdir(project)
+    frame = stage("pretrain")
+    scratch = frame.__enter__().scratch
+    scratch.mkdir(parents=True)
+    text = (project / file).read_text()
+    (project / file).write_text(text.replace("epochs: 2", "epochs: 3") + "# edited\n")
+    with pytest.raises(SystemExit, match="1"):
+        frame.__exit__(None, None, None)
+    said = capsys.readouterr().err
+    assert f"error: {named} changed while stage pretrain ran" in said
+    assert "run again" in said
+    assert scratch.exists()
+
+
+def test_stage_that_was_left_alone_clears_its_checkpoint(project, monkeypatch):
+    monkeypatch.chdir(project)
+    with stage("pretrain") as run:
+        run.scratch.mkdir(parents=True)
+        (project / "notes.txt").write_text("not an input")
+    assert not run.scratch.exists()
