@@ -307,8 +307,11 @@ def _registered_right(predictions: pd.DataFrame) -> NDArray[np.bool_]:
 def _all_right(predictions: pd.DataFrame) -> NDArray[np.bool_]:
     """(D, N) whether the model of each draw is right on each test image."""
     # In the order of the draws: draw 10 comes after draw 9.
-    draws = sorted(predictions.filter(regex=r"^correct_pretrained_\d+$"), key=lambda c: (len(c), c))
-    return predictions[draws].to_numpy().T
+    prefix = "correct_pretrained_"
+    columns = [str(name) for name in predictions.columns if str(name).startswith(prefix)]
+    # In the order of the draws: draw 10 comes after draw 9.
+    columns.sort(key=lambda name: int(name.removeprefix(prefix)))
+    return predictions[columns].to_numpy().T
 
 
 def _same_draws(challenger: ModelVersion, champion: ModelVersion) -> bool:
