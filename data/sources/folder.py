@@ -185,13 +185,24 @@ def _open(path: Path) -> Container:
         )
     if zipfile.is_zipfile(path):
         return _Zip(path)
-    try:
+    if _is_tar(path):
         return _Tar(path)
+    raise DataError(
+        f"data.path: {path} is no folder, .zip or uncompressed .tar; unpack it, or pack the images "
+        "again without compression (they are compressed already)."
+    )
+
+
+def _is_tar(path: Path) -> bool:
+    try:
+        with tarfile.open(path, "r:"):
+            return True
     except tarfile.TarError:
-        raise DataError(
-            f"data.path: {path} is no folder, .zip or uncompressed .tar; unpack it, or pack the "
-            "images again without compression (they are compressed already)."
-        ) from None
+        return False
+
+
+def _damaged(path: Path, error: object) -> DataError:
+    return DataError(f"data.path: {path} is damaged ({error}); copy or pack it again.")
 
 
 class _Directory:
@@ -216,11 +227,7 @@ class _Tar:
 
     def __init__(self, path: Path):
         with tarfile.open(path, "r:") as archive:
-            self._members = [
-                (member.name, member.offset_data, member.size)
-                for member in archive
-                if member.isfile() and not member.issparse()
-            ]
+            self._members = list(_members(archive, path))
         self._descriptor = os.open(path, os.O_RDONLY)
 
     def files(self) -> Iterator[tuple[str, Reader]]:
@@ -232,9 +239,22 @@ class _Tar:
         os.close(self._descriptor)
 
 
+def _members(archive: tarfile.TarFile, path: Path) -> Iterator[tuple[str, int, int]]:
+    """Name, offset and size of each file in the archive."""
+    try:
+        for member in archive:
+            if member.isfile() and not member.issparse():
+                yield member.name, member.offset_data, member.size
+    except (tarfile.TarError, ValueError, EOFError) as error:
+        raise _damaged(path, error) from error
+
+
 class _Zip:
     def __init__(self, path: Path):
-        self._zip = zipfile.ZipFile(path)
+        try:
+            self._zip = zipfile.ZipFile(path)
+        except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+            raise _damaged(path, error) from error
 
     def files(self) -> Iterator[tuple[str, Reader]]:
         for member in self._zip.infolist():

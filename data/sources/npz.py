@@ -4,8 +4,11 @@ Keys: ``train_images`` (N, H, W[, C]) and ``train_labels`` (N,), and where there
 ``test_images``, ``test_labels``, ``unlabelled_images`` and ``classes`` (their names).
 """
 
+import math
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -13,9 +16,12 @@ import numpy as np
 
 from data.errors import DataError
 from data.params import DataParams
+from data.reading import BYTES_LIMIT
 from data.sources import Sample, Split
 
 SPLITS: tuple[Split, ...] = ("test", "train", "unlabelled")
+# Images are read in blocks of so many bytes, or one by one if larger.
+BLOCK_BYTES = 4 << 20
 
 
 class Npz:
@@ -37,17 +43,17 @@ class Npz:
         if "test_images" in members and "test_labels" not in members:
             raise DataError(f"{self._path} has test_images but no test_labels; add them.")
         self.has_test = "test_images" in members
-        self._shapes = {
-            split: self._shape(f"{split}_images")
+        self._counts = {
+            split: self._count(f"{split}_images")
             for split in SPLITS
             if f"{split}_images" in members
         }
-        self.total = sum(shape[0] for shape in self._shapes.values())
+        self.total = sum(self._counts.values())
         self.classes, self._labels = self._read_labels(members)
 
     def samples(self) -> Iterator[Sample]:
         """See `Source.samples`."""
-        for split in self._shapes:
+        for split in self._counts:
             labels = self._labels.get(split)
             for number, image in enumerate(self._images(f"{split}_images")):
                 label = None if labels is None else int(labels[number])
@@ -58,76 +64,113 @@ class Npz:
         self._zip.close()
 
     def _read_labels(self, members: set[str]) -> tuple[list[str], dict[Split, np.ndarray]]:
-        labels: dict[Split, np.ndarray] = {}
-        for split in self._shapes:
-            if split == "unlabelled":
-                continue
-            values = self._array(f"{split}_labels")
-            if values.size != self._shapes[split][0] or not np.issubdtype(values.dtype, np.integer):
-                raise DataError(
-                    f"{self._path}: {split}_labels is {values.dtype} {values.shape}; it must hold "
-                    f"one whole number for each of the {self._shapes[split][0]} {split}_images."
-                )
-            labels[split] = values.reshape(-1).astype(np.int64)
-        known = np.unique(labels["train"])
+        labels: dict[Split, np.ndarray] = {
+            split: self._whole_numbers(f"{split}_labels", count)
+            for split, count in self._counts.items()
+            if split != "unlabelled"
+        }
+        known = np.unique(labels["train"][labels["train"] >= 0])
+        classes = [str(value) for value in known]
         if "classes" in members:
             classes = [str(name) for name in self._array("classes").reshape(-1)]
             known = np.arange(len(classes))
-        else:
-            classes = [str(value) for value in known]
+        self._require_classes(classes)
         for split, values in labels.items():
             strange = np.flatnonzero(~np.isin(values, known))
             if strange.size:
                 raise DataError(
                     f"{self._path}: {split}_labels[{strange[0]}] is {values[strange[0]]}, which is "
                     f"none of the {len(classes)} classes (of the array classes if there is one, "
-                    "else of train_labels); correct it."
+                    "else of train_labels); correct it, or put what has no label into "
+                    "unlabelled_images."
                 )
             labels[split] = np.searchsorted(known, values)
         return classes, labels
 
-    def _array(self, key: str) -> np.ndarray:
-        with self._zip.open(f"{key}.npy") as file:
-            try:
-                return np.lib.format.read_array(file, allow_pickle=False)
-            except ValueError as error:
-                raise DataError(f"{self._path}: {key} cannot be read ({error}).") from error
-
-    def _shape(self, key: str) -> tuple[int, ...]:
-        with self._zip.open(f"{key}.npy") as file:
-            shape, _ = self._header(key, file)
-        return shape
-
-    def _header(self, key: str, file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
-        try:
-            version = np.lib.format.read_magic(file)
-            read = {
-                (1, 0): np.lib.format.read_array_header_1_0,
-                (2, 0): np.lib.format.read_array_header_2_0,
-            }[version]
-            shape, fortran, dtype = read(file)
-        except (ValueError, KeyError) as error:
-            raise DataError(f"{self._path}: {key} is no array ({error}).") from error
-        if dtype.hasobject:
-            raise DataError(f"{self._path}: {key} holds Python objects; save it as numbers.")
-        if fortran or len(shape) not in (3, 4):
+    def _require_classes(self, classes: list[str]) -> None:
+        twice = [name for name, count in Counter(classes).items() if count > 1]
+        if twice:
             raise DataError(
-                f"{self._path}: {key} is {shape}{' in Fortran order' if fortran else ''}; save it "
-                "as (N, H, W) or (N, H, W, C) in C order."
+                f"{self._path}: classes names {twice[0]!r} more than once; give each class a name "
+                "of its own."
             )
-        return shape, dtype
+        if len(classes) < 2:
+            raise DataError(
+                f"{self._path} has {len(classes)} class; a classifier needs at least two: add "
+                "images of another."
+            )
+
+    def _whole_numbers(self, key: str, count: int) -> np.ndarray:
+        with self._member(key) as file:
+            shape, dtype = self._header(key, file)
+        if math.prod(shape) != count or not np.issubdtype(dtype, np.integer):
+            raise DataError(
+                f"{self._path}: {key} is {dtype} {shape}; it must hold one whole number for each "
+                f"of the {count} {key.replace('labels', 'images')}."
+            )
+        return self._array(key).reshape(-1).astype(np.int64)
+
+    def _array(self, key: str) -> np.ndarray:
+        with self._member(key) as file:
+            shape, dtype = self._header(key, file)
+            content = self._read(key, file, math.prod(shape) * dtype.itemsize)
+        return np.frombuffer(content, dtype).reshape(shape)
+
+    def _count(self, key: str) -> int:
+        with self._member(key) as file:
+            shape, _ = self._header(key, file)
+        if len(shape) not in (3, 4):
+            raise DataError(
+                f"{self._path}: {key} is {shape}; save it as (N, H, W) or (N, H, W, C)."
+            )
+        if not shape[0]:
+            raise DataError(f"{self._path}: {key} is empty; fill it or leave it out.")
+        return shape[0]
 
     def _images(self, key: str) -> Iterator[np.ndarray]:
-        with self._zip.open(f"{key}.npy") as file:
+        with self._member(key) as file:
             shape, dtype = self._header(key, file)
-            image_bytes = int(np.prod(shape[1:])) * dtype.itemsize
-            block = max(1, (4 << 20) // max(1, image_bytes))
+            image_bytes = math.prod(shape[1:]) * dtype.itemsize
+            block = max(1, BLOCK_BYTES // max(1, image_bytes))
             for start in range(0, shape[0], block):
                 count = min(block, shape[0] - start)
-                try:
-                    content = file.read(count * image_bytes)
-                except zipfile.BadZipFile as error:
-                    raise DataError(f"{self._path}: {key} is damaged ({error}).") from error
-                if len(content) != count * image_bytes:
-                    raise DataError(f"{self._path}: {key} is cut short; save the file again.")
+                content = self._read(key, file, count * image_bytes)
                 yield from np.frombuffer(content, dtype).reshape(count, *shape[1:])
+
+    @contextmanager
+    def _member(self, key: str) -> Iterator[IO[bytes]]:
+        """An array's file, whose damage is explained whatever reading it runs into."""
+        try:
+            with self._zip.open(f"{key}.npy") as file:
+                yield file
+        except (DataError, MemoryError):
+            raise
+        # By what is damaged: BadZipFile, zlib.error, struct.error, EOFError, ValueError and more.
+        except Exception as error:
+            raise DataError(
+                f"{self._path}: {key} is damaged ({error}); save or copy the file again."
+            ) from error
+
+    def _header(self, key: str, file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
+        read = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }[np.lib.format.read_magic(file)]
+        shape, fortran, dtype = read(file)
+        if dtype.hasobject:
+            raise DataError(f"{self._path}: {key} holds Python objects; save it as numbers.")
+        if fortran:
+            raise DataError(f"{self._path}: {key} is in Fortran order; save it in C order.")
+        return shape, dtype
+
+    def _read(self, key: str, file: IO[bytes], size: int) -> bytes:
+        # A header of a few bytes can claim any size, and a small zip can hold terabytes of zeros.
+        if size > BYTES_LIMIT:
+            raise DataError(
+                f"{self._path}: {key} would need {size} bytes at once, more than "
+                f"{BYTES_LIMIT >> 30} GiB; save the file again."
+            )
+        content = file.read(size)
+        if len(content) != size:
+            raise DataError(f"{self._path}: {key} is cut short; save the file again.")
+        return content
