@@ -88,12 +88,12 @@ class ServedModel:
         import numpy as np
 
         from data.errors import DataError
-        from data.reading import decode, to_canvas
+        from data.reading import decode, read_file, to_canvas
 
         canvases = []
         for position, item in enumerate(batch, start=first):
             try:
-                image = decode(Path(item).read_bytes()) if isinstance(item, str) else item
+                image = decode(read_file(Path(item))) if isinstance(item, str) else item
                 canvases.append(to_canvas(image, self.size, self.channels))
             except (DataError, OSError) as error:
                 name = item if isinstance(item, str) else f"image {position}"
