@@ -15,12 +15,9 @@ LARGEST = 64
 JPEG_FROM = 48
 
 
-def data_uri(image: NDArray[np.generic]) -> str:
-    """Encode one image (H, W, C), uint8 or uint16, as a `data:` URI; equal pixels, equal text."""
-    pixels = (image >> 8).astype(np.uint8) if image.dtype == np.uint16 else image
-    # Of more channels than a screen has, the first three are shown; of two, the first.
-    shown = pixels[..., :3] if pixels.shape[-1] >= 3 else pixels[..., 0]
-    picture = Image.fromarray(np.ascontiguousarray(shown))
+def data_uri(image: NDArray[np.uint8]) -> str:
+    """Encode one image of the store (H, W, 1 or 3) as a `data:` URI; equal pixels, equal text."""
+    picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
     if max(picture.size) > LARGEST:
         picture.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()

@@ -110,7 +110,7 @@ def test_page_takes_any_number_of_classes(many):
     assert len(page) < 3_000_000
 
 
-@pytest.mark.parametrize("shape", [(28, 28, 1), (32, 32, 3), (200, 100, 3), (16, 16, 2), (8, 8, 5)])
+@pytest.mark.parametrize("shape", [(28, 28, 1), (32, 32, 3), (200, 100, 3)])
 def test_any_image_becomes_a_small_picture_with_the_same_text_each_time(shape):
     image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     uri = data_uri(image)
