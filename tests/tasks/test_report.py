@@ -98,6 +98,11 @@ def test_single_draw_says_that_there_is_no_interval():
     assert "one draw, so no interval" in page and "None" not in page
 
 
+def test_page_says_what_a_single_test_image_weighs():
+    page = render(make_content() | {"data": make_content()["data"] | {"test": 30}}, PICTURES)
+    assert "30; each is 3.3 points of accuracy" in page
+
+
 def test_page_works_without_training_histories():
     page = render(make_content() | {"pretraining": None, "finetuning": None}, PICTURES)
     assert "How training went" not in page
