@@ -5,7 +5,6 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from hashlib import sha256
-from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -14,8 +13,9 @@ from data.errors import DataError
 from data.reading import decode, to_canvas
 from data.sources import Sample
 
-# Large enough that handing over costs nothing beside the work, small enough to stay in cache.
-CHUNK = 32
+# Large enough that handing over costs nothing beside the work, small enough to stay in cache; and,
+# of large images, so few that all chunks in flight fit into memory.
+CHUNK, CHUNK_BYTES = 32, 4 << 20
 
 
 class Canvas(NamedTuple):
@@ -33,11 +33,10 @@ def canvases(samples: Iterable[Sample], size: int, channels: int) -> Iterator[Ca
     Threads suffice: Pillow lets go of the interpreter while it decodes and resizes.
     """
     threads = min(8, len(os.sched_getaffinity(0)))
-    stream = iter(samples)
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
         pending: deque[Future[list[Canvas]]] = deque()
         try:
-            while chunk := list(islice(stream, CHUNK)):
+            for chunk in _chunks(samples, size * size * channels):
                 pending.append(pool.submit(_decode_all, chunk, size, channels))
                 if len(pending) > 2 * threads:
                     yield from pending.popleft().result()
@@ -46,6 +45,19 @@ def canvases(samples: Iterable[Sample], size: int, channels: int) -> Iterator[Ca
         finally:
             for future in pending:
                 future.cancel()
+
+
+def _chunks(samples: Iterable[Sample], canvas_bytes: int) -> Iterator[list[Sample]]:
+    chunk: list[Sample] = []
+    held = 0
+    for sample in samples:
+        chunk.append(sample)
+        held += canvas_bytes + getattr(sample.content, "nbytes", 0)
+        if len(chunk) == CHUNK or held >= CHUNK_BYTES:
+            yield chunk
+            chunk, held = [], 0
+    if chunk:
+        yield chunk
 
 
 def _decode_all(chunk: list[Sample], size: int, channels: int) -> list[Canvas]:

@@ -7,6 +7,7 @@ lie at the border, and random crops vary the aspect by more than most cameras do
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +26,12 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 EXTENSIONS = (
     ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp",
 )  # fmt: skip
+
+
+def read_file(path: Path) -> bytes:
+    """A file's content, of one that is too large for `decode` only so much that this can tell."""
+    with path.open("rb") as file:
+        return file.read(BYTES_LIMIT + 1)
 
 
 def decode(encoded: bytes) -> Image.Image:

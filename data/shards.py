@@ -14,9 +14,14 @@ from data.errors import DataError
 SHARD_BYTES = 64 << 20
 
 
+def images_within(budget: int, size: int, channels: int) -> int:
+    """How many images fit into so many bytes, at least one: what bounds memory at any size."""
+    return max(1, budget // (size * size * channels))
+
+
 def images_per_shard(size: int, channels: int) -> int:
     """How many images a shard holds; all but the last are full."""
-    return max(1, SHARD_BYTES // (size * size * channels))
+    return images_within(SHARD_BYTES, size, channels)
 
 
 def shard_name(number: int) -> str:

@@ -33,7 +33,7 @@ from models.tensors import to_float
 from models.weights import load_weights
 from tasks import measures
 from tasks.errors import TaskError
-from tasks.exhibits import CHUNK, Findings, TestSet, collect, encode
+from tasks.exhibits import Findings, TestSet, chunks, collect, encode
 from tasks.params import EvaluateParams
 from tasks.report import render
 from tasks.stage import ARTIFACTS, stage
@@ -111,7 +111,7 @@ def _predict_all(
         load_weights(classifier, _present(folder / fit["weights"]))
         parts = [
             classifier.predict_proba(torch.from_numpy(store.gather(rows))).numpy()
-            for rows in _chunks(test.rows)
+            for rows in chunks(store, test.rows)
         ]
         probabilities = np.concatenate(parts)
         predicted[arm, fit["draw"]] = probabilities.argmax(1)
@@ -148,7 +148,7 @@ def _judge_encoder(
     )
     linear = [
         classifier.predict_proba(torch.from_numpy(store.gather(part))).argmax(1).numpy()
-        for part in _chunks(test.rows)
+        for part in chunks(store, test.rows)
     ]
     return {
         "knn": round(knn_accuracy(bank, labels, features, truth, params.neighbours), DIGITS),
@@ -288,10 +288,6 @@ def _present(path: Path) -> Path:
     if not path.is_file():
         raise TaskError(f"{path} is missing; run `dvc repro`, which makes what evaluate needs.")
     return path
-
-
-def _chunks(rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    return [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
 
 
 def _rounded(content: Any) -> Any:

@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data.store import PackedStore, read_test_sources
+from data.shards import images_within
+from data.store import PackedStore, evenly_spread, read_test_sources
 from models.encoders import Encoder
 from models.extraction import extract_features
 from tasks import measures
@@ -28,8 +29,8 @@ from tasks.pictures import data_uri
 EXAMPLES, SHOWN_CLASSES, QUERIES, NEAREST, MISTAKES, PAIRS, REASONS = 10, 40, 10, 8, 24, 8, 8
 # Training images among which neighbours are looked for: enough to find close ones.
 BANK = 5_000
-# Images held in memory at once, whatever the size of the data.
-CHUNK = 2048
+# Images held in memory at once, whatever their number and size: so many, and so many bytes.
+CHUNK, CHUNK_BYTES = 2048, 64 << 20
 
 
 @dataclass(frozen=True)
@@ -121,14 +122,23 @@ def collect(
 
 
 def encode(encoder: Encoder, store: PackedStore, rows: NDArray[np.int64]) -> Tensor:
-    """Features (N, D) of rows of the store, a chunk in memory at a time."""
-    starts = range(0, len(rows), CHUNK)
+    """Features (N, D) of rows of the store, a chunk of images in memory at a time.
+
+    The features themselves are all held: 4 D bytes an image, some 25 MB for 10,000 images of 576.
+    """
     return torch.cat(
         [
-            extract_features(encoder, torch.from_numpy(store.gather(rows[start : start + CHUNK])))
-            for start in starts
+            extract_features(encoder, torch.from_numpy(store.gather(part)))
+            for part in chunks(store, rows)
         ]
     )
+
+
+def chunks(store: PackedStore, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """`rows` cut into parts of which the images fit into memory at once."""
+    shape = store.manifest["size"], store.manifest["channels"]
+    most = min(CHUNK, images_within(CHUNK_BYTES, *shape))
+    return [rows[start : start + most] for start in range(0, len(rows), most)]
 
 
 def _draws(found: Findings) -> list[dict[str, Any]]:
@@ -219,7 +229,7 @@ def _samples(found: Findings) -> list[dict[str, Any]]:
 
 def _map(found: Findings, points: int) -> dict[str, Any]:
     """Places in the plane of test images, evenly spread over the test set."""
-    some = _spread(len(found.test.rows), points)
+    some = evenly_spread(np.arange(len(found.test.rows)), points)
     place = place_in_plane(encode(found.encoder, found.store, found.test.rows[some])).numpy()
     return {
         "ids": [found.test.ids[i] for i in some],
@@ -235,7 +245,7 @@ def _neighbours(found: Findings) -> list[dict[str, Any]]:
     train = np.setdiff1d(store.rows("train"), found.learned["arms"]["pretrained"][0]["rows"])
     if not len(train):
         return []
-    train = train[_spread(len(train), BANK)]
+    train = evenly_spread(train, BANK)
     present = [int(c) for c in np.unique(found.test.labels)]
     queries = [int(np.argmax(found.test.labels == c)) for c in present[:QUERIES]]
     bank = encode(found.encoder, store, train)
@@ -349,11 +359,6 @@ def _number(text: str) -> float | None:
     except (TypeError, ValueError):
         return None
     return value if math.isfinite(value) else None
-
-
-def _spread(count: int, wanted: int) -> NDArray[np.int64]:
-    """At most `wanted` positions out of `count`, evenly spread."""
-    return np.unique(np.linspace(0, count - 1, min(count, wanted)).round().astype(np.int64))
 
 
 def _spelled(value: Any) -> str:

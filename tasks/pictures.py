@@ -16,10 +16,8 @@ JPEG_FROM = 48
 
 
 def data_uri(image: NDArray[np.uint8]) -> str:
-    """Encode one image (H, W, C) as a `data:` URI; equal pixels, equal text."""
-    # Of more channels than a screen has, the first three are shown; of two, the first.
-    shown = image[..., :3] if image.shape[-1] >= 3 else image[..., 0]
-    picture = Image.fromarray(np.ascontiguousarray(shown))
+    """Encode one image of the store (H, W, 1 or 3) as a `data:` URI; equal pixels, equal text."""
+    picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
     if max(picture.size) > LARGEST:
         picture.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()

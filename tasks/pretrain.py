@@ -15,8 +15,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from data.datamodule import ViewsDataModule
+from data.shards import images_within
 from data.splits import draw_labels
-from data.store import PackedStore
+from data.store import PackedStore, evenly_spread
 from models.encoders import build_encoder
 from models.methods import build_method
 from models.monitors import CollapseMonitor, EpochHistory, OnlineKNN
@@ -25,8 +26,9 @@ from models.weights import save_weights
 from tasks.params import PretrainParams
 from tasks.stage import ARTIFACTS, Stage, stage
 
-# Images on which health is measured: enough for a stable rank, cheap each epoch.
-WATCHED = 1024
+# Images on which health is measured: enough for a stable rank, cheap each epoch, whatever their
+# size.
+WATCHED, WATCHED_BYTES = 1024, 128 << 20
 
 
 def pretrain(run: Stage) -> None:
@@ -51,7 +53,7 @@ def pretrain(run: Stage) -> None:
         method, params.optimizer, params.epochs, len(data.train_dataloader()), seed=params.seed
     )
     history = EpochHistory(on_epoch=lambda row: _tell(run, row))
-    callbacks = [CollapseMonitor(_images(store, rows[:WATCHED])), *_probe(run, store, rows)]
+    callbacks = [CollapseMonitor(_watched(store, rows)), *_probe(run, store, rows)]
     trainer = _trainer(run, [*callbacks, history, Speedometer(run, params.epochs)])
     checkpoint = _newest_checkpoint(run)
     if checkpoint is not None:
@@ -104,6 +106,12 @@ class Speedometer(Callback):
             int(trainer.estimated_stepping_batches),
             f"step {batch_idx + 1}/{trainer.num_training_batches} · {self._shown}",
         )
+
+
+def _watched(store: PackedStore, rows: Any) -> torch.Tensor:
+    """Images of all kinds: a folder's first ones are all of one class, and alike."""
+    shape = store.manifest["size"], store.manifest["channels"]
+    return _images(store, evenly_spread(rows, min(WATCHED, images_within(WATCHED_BYTES, *shape))))
 
 
 def _images(store: PackedStore, rows: Any) -> torch.Tensor:

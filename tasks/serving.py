@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 FINETUNE = Path("artifacts/finetune")
 # Chosen before any test label is seen.
 ARM, DRAW = "pretrained", 0
-# Images decoded at once: bounds the memory for a long list of paths.
-BATCH = 512
+# Images decoded at once: bounds the memory for a long list of paths, whatever their size.
+BATCH, BATCH_BYTES = 512, 64 << 20
 
 
 class ServedModel:
@@ -61,13 +61,15 @@ class ServedModel:
         import pandas as pd
         import torch
 
+        from data.shards import images_within
         from models.extraction import extract_features
 
         source = _images_or_paths(model_input)
+        most = min(BATCH, images_within(BATCH_BYTES, self.size, self.channels))
         probabilities = np.empty((0, len(self.classes)), np.float32)
         embeddings: list[list[float]] = []
-        for start in range(0, len(source), BATCH):
-            batch = torch.from_numpy(self._canvases(source[start : start + BATCH], start))
+        for start in range(0, len(source), most):
+            batch = torch.from_numpy(self._canvases(source[start : start + most], start))
             part = self.classifier.predict_proba(batch).numpy()
             probabilities = np.concatenate([probabilities, part])
             if (params or {}).get("embedding"):
@@ -86,12 +88,12 @@ class ServedModel:
         import numpy as np
 
         from data.errors import DataError
-        from data.reading import decode, to_canvas
+        from data.reading import decode, read_file, to_canvas
 
         canvases = []
         for position, item in enumerate(batch, start=first):
             try:
-                image = decode(Path(item).read_bytes()) if isinstance(item, str) else item
+                image = decode(read_file(Path(item))) if isinstance(item, str) else item
                 canvases.append(to_canvas(image, self.size, self.channels))
             except (DataError, OSError) as error:
                 name = item if isinstance(item, str) else f"image {position}"

@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol
 
 from data.errors import DataError
 from data.params import DataParams
-from data.reading import BYTES_LIMIT, EXTENSIONS
+from data.reading import BYTES_LIMIT, EXTENSIONS, read_file
 from data.sources import Sample, Split
 
 UNLABELLED = ("unlabelled", "unlabeled")
@@ -216,7 +216,7 @@ class _Directory:
                 if path.is_symlink() and not path.resolve().is_relative_to(self._root):
                     continue
                 if path.is_file():
-                    yield path.relative_to(self._root).as_posix(), partial(_read_file, path)
+                    yield path.relative_to(self._root).as_posix(), partial(read_file, path)
 
     def close(self) -> None:
         pass
@@ -269,8 +269,3 @@ class _Zip:
         # A few kilobytes of zip can hold terabytes of zeros.
         with self._zip.open(member) as file:
             return file.read(BYTES_LIMIT + 1)
-
-
-def _read_file(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(BYTES_LIMIT + 1)

@@ -95,6 +95,14 @@ def test_bad_input_is_named(fitted, tmp_path):
         model.predict(pd.DataFrame({"file": ["a.png"]}))
 
 
+def test_a_file_larger_than_an_image_may_be_is_refused_unread(fitted, tmp_path, monkeypatch):
+    with (tmp_path / "huge.png").open("wb") as file:
+        file.truncate(1 << 40)
+    monkeypatch.setattr("data.reading.BYTES_LIMIT", 1 << 20)
+    with pytest.raises(DataError, match=r"huge\.png: the file is larger than"):
+        fitted[1].predict([str(tmp_path / "huge.png")])
+
+
 def test_requirements_are_few_and_pinned():
     assert all("==" in line and "+" not in line for line in requirements("resnet_tiny"))
     assert not any(line.startswith("timm") for line in requirements("resnet_tiny"))

@@ -1,0 +1,67 @@
+"""What packing holds in memory depends neither on how many images there are nor on how large."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from data import decoding, shards
+from data.decoding import canvases
+from data.pack import pack
+from data.params import DataParams
+from data.sources import Sample
+from data.store import PackedStore, evenly_spread
+
+MB = 1 << 20
+
+
+def peak(action):
+    """Bytes at most held by Python and numpy while `action` runs."""
+    tracemalloc.start()
+    try:
+        action()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_packing_four_times_the_images_takes_no_more_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "SHARD_BYTES", MB // 4)
+
+    def pack_many(count):
+        images = np.random.default_rng(0).integers(0, 256, (count, 160, 160), np.uint8)
+        np.savez(tmp_path / "a.npz", train_images=images, train_labels=np.arange(count) % 2)
+        del images
+        params = DataParams(source="npz", path=str(tmp_path / "a.npz"), size=64, channels=1)
+        return peak(lambda: pack(params, tmp_path / f"{count}"))
+
+    pack_many(10)  # imports
+    few, many = pack_many(300), pack_many(1200)
+    assert many < 1.3 * few, f"{few / MB:.0f} MB for 300 images, {many / MB:.0f} MB for 1200"
+
+
+@pytest.mark.parametrize(("shown", "size"), [(16, 512), (1500, 16)])
+def test_large_images_are_few_in_flight(monkeypatch, shown, size):
+    monkeypatch.setattr(decoding.os, "sched_getaffinity", lambda _: range(2))
+
+    def decode_all():
+        stream = (
+            Sample(str(i), "train", 0, np.full((shown, shown, 3), i, np.uint8)) for i in range(60)
+        )
+        assert sum(1 for _ in canvases(stream, size, 3)) == 60
+
+    # Five chunks wait, one is made and one is used up; each may go over by one image.
+    assert (
+        peak(decode_all) < 7 * (decoding.CHUNK_BYTES + shown * shown * 3 + size * size * 3) + 4 * MB
+    )
+
+
+def test_a_spread_choice_has_both_ends_and_all_between():
+    assert evenly_spread(np.arange(100, 200), 4).tolist() == [100, 133, 166, 199]
+    assert evenly_spread(np.arange(3), 9).tolist() == [0, 1, 2]
+
+
+def test_rows_of_a_packed_folder_are_spread_over_its_classes(make_folder, pack_folder):
+    store: PackedStore = pack_folder(make_folder())
+    rows = evenly_spread(store.rows("train"), 3)
+    assert store.labels(rows).tolist() == [0, 1, 2]
