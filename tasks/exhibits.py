@@ -294,14 +294,14 @@ def _pretraining(path: Path) -> dict[str, list[float | None]] | None:
 
 
 def _finetuning(path: Path) -> dict[str, Any] | None:
-    """Epochs and losses of each fit; nothing where a learner has no epochs."""
+    """Steps and losses of each fit; nothing where a learner has no steps."""
     fits: dict[tuple[str, int], dict[str, Any]] = {}
     for row in _read_csv(path):
         key = (row["arm"], int(row["draw"]))
-        fit = fits.setdefault(key, {"arm": key[0], "draw": key[1], "epoch": [], "loss": []})
-        fit["epoch"].append(int(row["epoch"]))
+        fit = fits.setdefault(key, {"arm": key[0], "draw": key[1], "step": [], "loss": []})
+        fit["step"].append(int(row["step"]))
         fit["loss"].append(_number(row["loss"]))
-    curves = [fit for fit in fits.values() if len(fit["epoch"]) > 1]
+    curves = [fit for fit in fits.values() if len(fit["step"]) > 1]
     return {"fits": curves} if curves else None
 
 

@@ -31,18 +31,18 @@ def finetune(run: Stage) -> None:
     store = PackedStore.open(STORE)
     fits = list(_fits(run, store))
     losses: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    epochs = params.learner.epochs if isinstance(params.learner, FinetuneParams) else 1
-    total = len(fits) * epochs
+    steps = params.learner.steps if isinstance(params.learner, FinetuneParams) else 1
+    total = len(fits) * steps
 
     def show(now: Standing) -> None:
-        shown = f"epoch {now.epoch}/{epochs} · loss {now.loss:.2f}" if now.epoch else ""
+        shown = f"step {now.step}/{steps} · loss {now.loss:.2f}" if now.step else ""
         run.progress(f"{now.fit.arm}, draw {now.fit.draw + 1}", now.done, total, shown)
 
     run.progress("learning from labels", 0, total)
     for fit, rows in fit_all(fits, params.workers, show):
         losses[fit.arm, fit.draw] = rows
         for row in rows:
-            run.journal.metrics({f"{fit.arm}/loss_draw_{fit.draw + 1}": row["loss"]}, row["epoch"])
+            run.journal.metrics({f"{fit.arm}/loss_draw_{fit.draw + 1}": row["loss"]}, row["step"])
     run.progress("learned from labels", total, total)
     _describe(run, store, fits)
     history = [row for fit in fits for row in losses[fit.arm, fit.draw]]

@@ -30,7 +30,7 @@ LOOK_EVERY = 0.5
 
 History = list[dict[str, Any]]
 
-# Epoch and loss of each fit, side by side, in memory shared with the stage's process: a worker gets
+# Steps and loss of each fit, side by side, in memory shared with the stage's process: a worker gets
 # it as it starts. Nobody waits for anybody, so a worker that dies holds no lock and no message.
 _board: MutableSequence[float] = []
 
@@ -57,15 +57,15 @@ class Standing:
     """How far the fits are.
 
     Attributes:
-        done: Epochs behind all of them.
+        done: Steps behind all of them.
         fit: The first that is not finished.
-        epoch: Epochs behind it.
-        loss: Of its last epoch; 0 before there is one.
+        step: Steps behind it.
+        loss: Of the last of them; 0 before it is known.
     """
 
     done: int
     fit: Fit
-    epoch: int
+    step: int
     loss: float
 
 
@@ -125,9 +125,9 @@ def fit_one(fit: Fit, place: int) -> History:
     rows = np.array(fit.rows, dtype=np.int64)
     history: History = []
 
-    def tell(epoch: int, numbers: dict[str, float]) -> None:
-        history.append({"arm": fit.arm, "draw": fit.draw, "epoch": epoch + 1, **numbers})
-        _board[2 * place : 2 * place + 2] = [epoch + 1, numbers["loss"]]
+    def tell(step: int, numbers: dict[str, float]) -> None:
+        history.append({"arm": fit.arm, "draw": fit.draw, "step": step, **numbers})
+        _board[2 * place : 2 * place + 2] = [step, numbers["loss"]]
 
     classifier = fit_classifier(
         arm.learner,

@@ -92,7 +92,7 @@ class FinetuneParams(Group):
         if mine.name != other.name:
             raise ValueError("learner and control must be the same learner (their name differs)")
         if isinstance(mine, FineTuning) and isinstance(other, FineTuning):
-            for key in ("epochs", "batch_size"):
+            for key in ("steps", "batch_size"):
                 if getattr(mine, key) != getattr(other, key):
                     raise ValueError(f"learner and control must get the same steps ({key} differs)")
         return self

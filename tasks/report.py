@@ -149,7 +149,7 @@ def _finetuning(history: Mapping[str, Any] | None) -> Markup:
         return Markup("")
     title = "Loss of each fit on its labels"
     lines = [
-        Line(f"{fit['arm']} draw {fit['draw']}", fit["epoch"], fit["loss"], f"thin {fit['arm']}")
+        Line(f"{fit['arm']} draw {fit['draw']}", fit["step"], fit["loss"], f"thin {fit['arm']}")
         for fit in history["fits"]
     ]
-    return figures.line_chart(title, lines, "epoch", size=(680, 240))
+    return figures.line_chart(title, lines, "step", size=(680, 240))

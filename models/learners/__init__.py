@@ -53,7 +53,7 @@ def fit_classifier(
     classes: int,
     augment: "Augment",
     seed: int,
-    on_epoch: Callable[[int, dict[str, float]], None] | None = None,
+    on_report: Callable[[int, dict[str, float]], None] | None = None,
 ) -> "Classifier":
     """Learn to classify from a few labels; the same call on a fresh encoder is the control.
 
@@ -67,8 +67,8 @@ def fit_classifier(
         classes: K.
         augment: `(uint8 (B, H, W, C), seed) -> float (B, C, H, W)` in [0, 1].
         seed: Fixes order, augmentation, dropout and folds.
-        on_epoch: Called with each epoch and its numbers (`loss`, `lr`); a learner without
-            epochs calls it once, with epoch 0.
+        on_report: Called now and then with the steps done and their numbers (`loss`, `lr`); a
+            learner without steps calls it once, with 1.
 
     Raises:
         ModelError: The labels do not fit the images or the classes, or the loss stopped being a
@@ -77,7 +77,7 @@ def fit_classifier(
     from models.learners.task import LabelledTask
     from models.randomness import seeded
 
-    task = LabelledTask(encoder, images, labels, classes, augment, seed, on_epoch)
+    task = LabelledTask(encoder, images, labels, classes, augment, seed, on_report)
     with seeded(seed, "learner"):
         return LEARNERS[params.name](params, task)
 

@@ -6,6 +6,8 @@ pretrained features before it is any good; a probe's head does not.
 
 import copy
 import math
+from collections.abc import Iterator
+from itertools import count, islice
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +26,9 @@ from models.optimizers import build_optimizer, decay_groups
 from models.params import Readout
 from models.randomness import keyed_seed
 from models.schedules import warmup_cosine
+
+# How often a fit tells where it is.
+REPORTS = 40
 
 
 class StandardisedClassifier(nn.Module):
@@ -62,8 +67,6 @@ def fit(params: FinetuneParams, task: LabelledTask) -> Classifier:
     model = StandardisedClassifier(copy.deepcopy(task.encoder), task.classes, params.readout)
     if params.start_from_probe:
         _start_from_probe(model, params.head_penalty, task)
-    batch_size = min(params.batch_size, len(task.images))
-    steps = len(task.images) // batch_size
     optimizer = build_optimizer(
         "adamw",
         decay_groups(model.encoder, params.lr * params.encoder_lr, params.weight_decay)
@@ -71,27 +74,39 @@ def fit(params: FinetuneParams, task: LabelledTask) -> Classifier:
     )
     peaks = [group["lr"] for group in optimizer.param_groups]
     average = WeightAverage(model, params.ema)
-    for epoch in range(params.epochs):
-        # Batches are dealt anew each epoch; the few left over get their turn in another one.
+    total = torch.zeros((), device=task.device)
+    told = 0
+    for step, rows in enumerate(islice(_batches(params, task), params.steps)):
+        factor = warmup_cosine(step, params.steps, params.warmup_steps)
+        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+            group["lr"] = peak * factor
+        total += _train_step(model, optimizer, params, task, rows, step)
+        average.update(model)
+        done = step + 1
+        if done % max(1, params.steps // REPORTS) == 0 or done == params.steps:
+            loss = total.item() / (done - told)
+            if not math.isfinite(loss):
+                raise ModelError(
+                    f"fine-tuning diverged: the loss is {loss} after step {done}; lower "
+                    "finetune.learner.lr (from scratch: finetune.control.learner.lr)"
+                )
+            task.report(done, {"loss": loss, "lr": params.lr * factor})
+            total.zero_()
+            told = done
+    return average.module.folded()
+
+
+def _batches(params: FinetuneParams, task: LabelledTask) -> Iterator[Tensor]:
+    """Rows of one batch after the other, dealt anew each epoch, without end.
+
+    The few left over in an epoch get their turn in another one.
+    """
+    batch_size = min(params.batch_size, len(task.images))
+    for epoch in count():
         torch.manual_seed(keyed_seed(task.seed, "order", epoch))
         order = torch.randperm(len(task.images))
-        total = torch.zeros((), device=task.device)
-        for step in range(steps):
-            now = epoch * steps + step
-            factor = warmup_cosine(now, params.epochs * steps, round(params.warmup_epochs * steps))
-            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-                group["lr"] = peak * factor
-            rows = order[step * batch_size : (step + 1) * batch_size]
-            total += _train_step(model, optimizer, params, task, rows, now)
-            average.update(model)
-        loss = total.item() / steps
-        if not math.isfinite(loss):
-            raise ModelError(
-                f"fine-tuning diverged: the loss is {loss} in epoch {epoch}; "
-                "lower finetune.learner.lr"
-            )
-        task.report(epoch, {"loss": loss, "lr": params.lr * factor})
-    return average.module.folded()
+        for start in range(0, len(order) - batch_size + 1, batch_size):
+            yield order[start : start + batch_size]
 
 
 def _start_from_probe(model: StandardisedClassifier, penalty: float, task: LabelledTask) -> None:

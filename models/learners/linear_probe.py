@@ -64,9 +64,9 @@ def fit_probe(
 
 
 def fit(params: LinearProbeParams, task: LabelledTask) -> Classifier:
-    """Fit a probe to the task; reports once, as epoch 0."""
+    """Fit a probe to the task; reports once, as step 1."""
     probe = fit_probe(params, task.encoder, task.images, task.labels, task.classes)
     classifier = Classifier(copy.deepcopy(task.encoder), task.classes, params.readout)
     classifier.head = probe.folded().to(task.device)
-    task.report(0, {"loss": probe.loss, "penalty": probe.penalty})
+    task.report(1, {"loss": probe.loss, "penalty": probe.penalty})
     return classifier.eval()

@@ -31,7 +31,11 @@ class FinetuneParams(BaseModel):
 
     name: Literal["finetune"] = Field("finetune", description="The learner.")
     readout: Readout = Field(_LAYOUT, description="What the head reads.")
-    epochs: PositiveInt = Field(40, description="Passes over the labelled images.")
+    steps: PositiveInt = Field(
+        720,
+        description="Batches to learn from, over and over; a number of epochs would starve the "
+        "learner of few labels.",
+    )
     batch_size: int = Field(64, ge=2, description="Images a step.")
     lr: float = Field(2e-3, gt=0, description="Peak learning rate of AdamW.")
     encoder_lr: float = Field(
@@ -40,7 +44,7 @@ class FinetuneParams(BaseModel):
         description="The encoder's share of lr; below 1 keeps more of what pretraining found.",
     )
     weight_decay: float = Field(0.05, ge=0, description="Not applied to norms and biases.")
-    warmup_epochs: float = Field(4.0, ge=0, description="Linear warm-up before the cosine decay.")
+    warmup_steps: int = Field(36, ge=0, description="Linear warm-up before the cosine decay.")
     label_smoothing: float = Field(0.1, ge=0, lt=1, description="Target mass spread over classes.")
     ema: float = Field(
         0.99,

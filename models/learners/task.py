@@ -22,7 +22,7 @@ class LabelledTask:
     classes: int
     augment: Augment
     seed: int
-    on_epoch: Callable[[int, dict[str, float]], None] | None = None
+    on_report: Callable[[int, dict[str, float]], None] | None = None
 
     def __post_init__(self) -> None:
         if len(self.images) != len(self.labels):
@@ -47,7 +47,7 @@ class LabelledTask:
         """Where the encoder is, and so where the work is done."""
         return self.encoder.mean.device
 
-    def report(self, epoch: int, numbers: dict[str, float]) -> None:
+    def report(self, step: int, numbers: dict[str, float]) -> None:
         """Tell whoever listens."""
-        if self.on_epoch is not None:
-            self.on_epoch(epoch, numbers)
+        if self.on_report is not None:
+            self.on_report(step, numbers)

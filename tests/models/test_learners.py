@@ -13,14 +13,16 @@ from models.params import Readout
 from tests.models.easy_images import easy_images, plain_augment, small_encoder
 
 READOUT = Readout(grid=2, stages=2)
-QUICK = FinetuneParams(epochs=6, batch_size=16, warmup_epochs=1, readout=READOUT, lr=1e-2, ema=0.5)
+QUICK = FinetuneParams(steps=18, batch_size=16, warmup_steps=3, readout=READOUT, lr=1e-2, ema=0.5)
 PROBE = LinearProbeParams(readout=READOUT)
 
 
-def learn(params, seed=0, encoder=None, on_epoch=None, **changes):
+def learn(params, seed=0, encoder=None, on_report=None, **changes):
     images, labels = easy_images(48, seed=5)
     given = {"images": images, "labels": labels, "classes": 4, "augment": plain_augment} | changes
-    return fit_classifier(params, encoder or small_encoder(), **given, seed=seed, on_epoch=on_epoch)
+    return fit_classifier(
+        params, encoder or small_encoder(), **given, seed=seed, on_report=on_report
+    )
 
 
 def accuracy(classifier):
@@ -122,8 +124,8 @@ def test_same_seed_learns_the_same_bits_whatever_ran_before_and_another_seed_oth
 def test_finetuning_changes_the_encoder_and_reports_a_falling_loss():
     encoder = small_encoder()
     reports = []
-    classifier = learn(QUICK, encoder=encoder, on_epoch=lambda *report: reports.append(report))
-    assert [epoch for epoch, _ in reports] == list(range(6))
+    classifier = learn(QUICK, encoder=encoder, on_report=lambda *report: reports.append(report))
+    assert [step for step, _ in reports] == list(range(1, 19))
     assert reports[-1][1]["loss"] < reports[0][1]["loss"]
     weights = [model.network.stem[0].weight for model in (encoder, classifier.encoder)]
     assert not torch.equal(*weights)
@@ -138,7 +140,7 @@ def test_encoder_lr_zero_trains_the_head_alone():
 
 
 def test_the_first_head_is_a_probes_or_knows_nothing():
-    hardly = QUICK.model_copy(update={"lr": 1e-9, "epochs": 1})
+    hardly = QUICK.model_copy(update={"lr": 1e-9, "steps": 3})
     assert accuracy(learn(hardly)) > 0.9
     ignorant = learn(hardly.model_copy(update={"start_from_probe": False}))
     images, _ = easy_images(20, seed=77)
@@ -147,7 +149,7 @@ def test_the_first_head_is_a_probes_or_knows_nothing():
 
 def test_the_penalty_stays_on_the_head():
     # From 0, so that the probe's own penalty plays no part.
-    unled = QUICK.model_copy(update={"start_from_probe": False, "epochs": 30})
+    unled = QUICK.model_copy(update={"start_from_probe": False, "steps": 90})
     light, heavy = (
         learn(unled.model_copy(update={"head_penalty": penalty})).head.weight.norm()
         for penalty in (0.01, 3.0)
@@ -194,7 +196,7 @@ def test_diverging_finetuning_is_explained():
     def broken(images, seed):
         return plain_augment(images, seed) * float("nan")
 
-    with pytest.raises(ModelError, match="fine-tuning diverged: the loss is nan in epoch 0"):
+    with pytest.raises(ModelError, match="fine-tuning diverged: the loss is nan after step 1"):
         learn(QUICK, augment=broken)
 
 

@@ -174,7 +174,7 @@ def write_classifier(folder, seed):
         "arms": {"pretrained": [FIT]},
     }
     write_json(folder / "learners.json", described)
-    (folder / "history.csv").write_text("arm,draw,epoch,loss\npretrained,0,1,0.5\n")
+    (folder / "history.csv").write_text("arm,draw,step,loss\npretrained,0,1,0.5\n")
     write_json(folder / "metrics.json", {"pretrained_loss": 0.5})
     return classifier
 

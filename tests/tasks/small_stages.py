@@ -23,7 +23,7 @@ SETTINGS = {
     "finetune": {
         "label_fraction": 0.5,
         "draws": 2,
-        "learner": {"name": "finetune", "epochs": 20, "warmup_epochs": 0, "batch_size": 8},
+        "learner": {"name": "finetune", "steps": 20, "warmup_steps": 0, "batch_size": 8},
     },
 }
 

@@ -45,7 +45,7 @@ def test_shipped_file_holds_every_key_so_that_code_defaults_change_no_result(raw
 
 
 def test_the_control_follows_the_learner_but_for_what_it_says_itself(raw):
-    raw = changed(raw, "finetune.learner.epochs", 7)
+    raw = changed(raw, "finetune.learner.steps", 7)
     raw = changed(raw, "finetune.control", {"learner": {"lr": 0.5}, "augmentation": {"blur": 1}})
     finetune = validate_params(raw).finetune
     assert finetune.control.learner == finetune.learner.model_copy(update={"lr": 0.5})
@@ -53,8 +53,8 @@ def test_the_control_follows_the_learner_but_for_what_it_says_itself(raw):
 
 
 def test_the_control_gets_the_same_number_of_steps(raw):
-    with pytest.raises(TaskError, match=r"finetune: .*same steps \(epochs differs\)"):
-        validate_params(changed(raw, "finetune.control.learner.epochs", 100))
+    with pytest.raises(TaskError, match=r"finetune: .*same steps \(steps differs\)"):
+        validate_params(changed(raw, "finetune.control.learner.steps", 100))
 
 
 def test_a_wrong_key_in_the_control_is_named(raw):

@@ -45,9 +45,7 @@ def make_content(classes=("ant", "bee"), gain=(0.05, 0.03, 0.07, 3), draws=3):
         },
         "samples": [{"name": n, "ids": ["a"]} for n in classes],
         "pretraining": {"epoch": [1, 2], "loss": [3.0, 2.0], "knn": [None, 0.5]},
-        "finetuning": {
-            "fits": [{"arm": "scratch", "draw": 0, "epoch": [1, 2], "loss": [1.0, 0.5]}]
-        },
+        "finetuning": {"fits": [{"arm": "scratch", "draw": 0, "step": [1, 2], "loss": [1.0, 0.5]}]},
         "map": {
             "ids": ["a"] * many,
             "x": list(range(many)),
