@@ -242,13 +242,13 @@ def _weigh(
 
 
 def _beyond_noise(gain: Gain, champion: str) -> Finding:
-    if gain.low is None:
+    if gain.low is None or gain.high is None:
         return Finding(
             False,
             f"one label draw cannot tell whether it is better than champion {champion}: raise "
             "finetune.draws, or archive the champion if that is the one with a single draw",
         )
-    interval = f"{gain.mean:+.2%} ({gain.low:+.2%} to {gain.high:+.2%})"
+    interval = _in_points(gain.mean, gain.low, gain.high)
     if gain.low > 0:
         return Finding(True, f"better than champion {champion} beyond noise: {interval}")
     return Finding(False, f"not better than champion {champion} beyond noise: {interval}")
@@ -277,11 +277,16 @@ def _beats_scratch(metrics: dict[str, Any]) -> Finding:
             "one label draw cannot tell whether it beats its from-scratch control: "
             "raise finetune.draws",
         )
-    interval = f"{gain['mean']:+.2%} ({gain['low']:+.2%} to {gain['high']:+.2%})"
+    interval = _in_points(gain["mean"], gain["low"], gain["high"])
     interval = f"{interval} over {draws.repetitions(metrics)}"
     if gain["low"] > 0:
         return Finding(True, f"beats its from-scratch control: {interval}")
     return Finding(False, f"does not beat its from-scratch control beyond noise: {interval}")
+
+
+def _in_points(mean: float, low: float, high: float) -> str:
+    """A difference of accuracies: in points, since "2% better" could be meant of either."""
+    return f"{100 * mean:+.2f} points ({100 * low:+.2f} to {100 * high:+.2f})"
 
 
 def _evaluation(client: MlflowClient, version: ModelVersion) -> tuple[pd.DataFrame, dict[str, Any]]:

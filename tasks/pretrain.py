@@ -68,7 +68,8 @@ def pretrain(run: Stage) -> None:
     table = pd.DataFrame(history.rows).round(6)
     table["epoch"] = table["epoch"].astype(int) + 1
     table.to_csv(run.out / "history.csv", index=False)
-    run.write_json("metrics.json", {k: v for k, v in table.iloc[-1].to_dict().items() if v == v})
+    last = table.drop(columns="epoch").iloc[-1].dropna()
+    run.write_json("metrics.json", last.to_dict())
 
 
 def _described(params: PretrainParams) -> dict[str, Any]:
