@@ -41,10 +41,12 @@ def describe(folder, labelled, monkeypatch):
     source = DataParams(source="npz", path=str(folder / "images.npz"), size=8, channels=1)
     pack(source, folder / "artifacts" / "prepare")
     (folder / "artifacts" / "pretrain").mkdir()
-    (folder / "artifacts" / "pretrain" / "encoder.json").write_text('{"encoder": {}}')
+    described = {"encoder": {}, "channels": 1, "size": 8, "mean": [0.5], "std": [0.3]}
+    (folder / "artifacts" / "pretrain" / "encoder.json").write_text(json.dumps(described))
     (folder / "dvc.yaml").write_text("stages: {finetune: {cmd: python -m tasks.finetune}}")
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(finetune, "fit_all", lambda fits, _: ((f, [{"loss": 1.0}]) for f in fits))
+    learned = [{"step": 1, "loss": 1.0}]
+    monkeypatch.setattr(finetune, "fit_all", lambda fits, *_: ((fit, learned) for fit in fits))
     with stage("finetune") as run:
         finetune.finetune(run)
     out = folder / "artifacts" / "finetune"
