@@ -1,5 +1,6 @@
 """The training loop around any self-supervised method."""
 
+import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch.optim.lr_scheduler import LambdaLR
@@ -37,17 +38,19 @@ class Pretraining(LightningModule):
         self.total_steps = epochs * steps_per_epoch
         self.warmup_steps = round(optimizer.warmup_epochs * steps_per_epoch)
         self.seed = seed
+        self._losses = torch.zeros(())
 
     def training_step(self, batch: dict, batch_idx: int) -> StepOutput:
         """Give the method's output for the batch, embeddings detached."""
         with seeded(self.seed, "step", self.global_step):
             output = self.method.training_step(batch)
-        # Lightning sums the losses on the device: no synchronisation before the epoch's end.
-        self.log("loss", output["loss"], on_step=False, on_epoch=True, batch_size=1)
+        # Summed here, on the device, and logged once: Lightning's log at each step is slow.
+        self._losses = self._losses + output["loss"].detach()
         if self.trainer.is_last_batch:
-            self.log(
-                "lr", self.trainer.optimizers[0].param_groups[0]["lr"], on_step=False, on_epoch=True
-            )
+            rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+            numbers = {"loss": self._losses / (batch_idx + 1), "lr": rate}
+            self.log_dict(numbers, on_step=False, on_epoch=True, batch_size=1)
+            self._losses = torch.zeros(())
         if "embeddings" in output:
             output["embeddings"] = output["embeddings"].detach()
         return output

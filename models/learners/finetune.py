@@ -24,7 +24,7 @@ from models.learners.params import FinetuneParams, LinearProbeParams
 from models.learners.task import LabelledTask
 from models.optimizers import build_optimizer, decay_groups
 from models.params import Readout
-from models.randomness import keyed_seed
+from models.randomness import keyed_seed, reseed
 from models.schedules import warmup_cosine
 
 # How often a fit tells where it is.
@@ -103,7 +103,7 @@ def _batches(params: FinetuneParams, task: LabelledTask) -> Iterator[Tensor]:
     """
     batch_size = min(params.batch_size, len(task.images))
     for epoch in count():
-        torch.manual_seed(keyed_seed(task.seed, "order", epoch))
+        reseed(task.seed, "order", epoch)
         order = torch.randperm(len(task.images))
         for start in range(0, len(order) - batch_size + 1, batch_size):
             yield order[start : start + batch_size]
@@ -138,7 +138,7 @@ def _train_step(
     """Take one step; give its loss, detached and still on the device."""
     images = task.augment(task.images[rows], keyed_seed(task.seed, "augment", step))
     labels = task.labels[rows].to(task.device)
-    torch.manual_seed(keyed_seed(task.seed, "step", step))
+    reseed(task.seed, "step", step)
     model.train()
     with torch.enable_grad():
         logits = model(images.to(task.device))
