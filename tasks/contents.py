@@ -25,7 +25,7 @@ def content_hash(root: Path, name: str) -> str:
 
     Args:
         root: The checkout, whose `.instar/hashes.json` remembers.
-        name: Path below it.
+        name: Path from there; data may also lie elsewhere, at an absolute path.
 
     Raises:
         TaskError: There is no such file or folder.
@@ -35,7 +35,7 @@ def content_hash(root: Path, name: str) -> str:
     # Asked before the content is read: an edit meanwhile makes the memory useless, not wrong.
     stats = [file.stat() for file in files]
     looks = [(s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for s in stats]
-    names = [file.relative_to(root).as_posix() for file in files]
+    names = [file.relative_to(path).as_posix() for file in files]
     stamp = digest(repr((names, looks)).encode())
     memory = _recall(root)
     match memory.get(name):

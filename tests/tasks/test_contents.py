@@ -86,3 +86,12 @@ def test_compiled_code_does_not_count_and_missing_files_are_explained(tmp_path):
     assert content_hash(tmp_path, "code") == before
     with pytest.raises(TaskError, match="raw is missing.*dvc pull"):
         content_hash(tmp_path, "raw")
+
+
+def test_data_outside_the_checkout_is_hashed_and_remembered_too(tmp_path, reads):
+    outside = write(tmp_path / "elsewhere" / "images.npz", b"pixels")
+    root = tmp_path / "checkout"
+    root.mkdir()
+    assert content_hash(root, str(outside)) == hash_file(outside)
+    content_hash(root, str(outside))
+    assert reads == ["images.npz"]
