@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -68,6 +72,10 @@ def verdict_in_words(metrics: dict[str, Any]) -> str:
 def next_commands(result: dict[str, Any]) -> list[tuple[str, str]]:
     """What is useful to type after this run, with what it does."""
     commands = [("instar ui", "see curves, plots and the model in MLflow and the run in Prefect")]
+    activate = Path(sys.prefix) / "bin" / "activate"
+    if shutil.which("instar") is None and activate.is_file():
+        shown = os.path.relpath(activate)
+        commands.insert(0, (f". {shown}", "so that your shell finds instar, dvc and this python"))
     if result["gate"]["outcome"] != "refused":
         registered = result["registered"]
         uri = f"models:/{registered['name']}@champion"

@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from flows.summary import show, verdict_in_words
+from flows.summary import next_commands, show, verdict_in_words
 
 
 def result(
@@ -100,3 +100,17 @@ def test_one_draw_is_said_to_have_no_interval():
 def test_same_model_is_said_to_stand_where_the_registry_has_it(place, said):
     text = printed(result(0.012, 0.02, 0.03, "same model", place))
     assert f"instar version 3 ({said})" in text
+
+
+def test_a_shell_that_does_not_know_instar_is_told_how_it_would(monkeypatch, tmp_path):
+    def first():
+        return next_commands(result(0.01, 0.02, 0.03))[0][0]
+
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "activate").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.prefix", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert first() == ". bin/activate"
+    (tmp_path / "instar").touch(mode=0o755)
+    assert first() == "instar ui"
