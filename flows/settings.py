@@ -15,6 +15,8 @@ from tasks.errors import TaskError
 from tasks.params import read_yaml, validate_params
 
 PRESETS = Path("examples")
+# Groups of which `name` says what else they hold.
+VARIANTS = ("method", "learner")
 
 
 def change_settings(
@@ -42,6 +44,7 @@ def change_settings(
     for assignment in assignments:
         keys, value = _parse(assignment)
         _assign(document, keys, value)
+    _drop_strange_control(before, document)
     stream = io.StringIO()
     yaml.dump(document, stream)
     after = YAML(typ="safe", pure=True).load(stream.getvalue())
@@ -110,15 +113,30 @@ def _assign(document: Any, keys: list[str], value: Any) -> None:
 def _merge(target: Any, changes: Mapping[str, Any]) -> None:
     for key, value in changes.items():
         there = target.get(key)
-        if isinstance(value, Mapping) and isinstance(there, dict) and not _other(there, value):
+        another = key in VARIANTS and isinstance(there, dict) and _other(there, value)
+        if isinstance(value, Mapping) and isinstance(there, dict) and not another:
             _merge(there, value)
         else:
             target[key] = value
 
 
-def _other(there: Mapping[str, Any], value: Mapping[str, Any]) -> bool:
-    """Whether `value` names another variant (method, learner), whose settings are its own."""
-    return "name" in value and len(value) > 1 and value["name"] != there.get("name")
+def _other(there: Mapping[str, Any], value: Any) -> bool:
+    """Whether `value` names another variant, whose settings are its own."""
+    return isinstance(value, Mapping) and value.get("name", there.get("name")) != there.get("name")
+
+
+def _drop_strange_control(before: dict[str, Any], document: Any) -> None:
+    """What was tuned for the control of another learner says nothing of this one's."""
+
+    def part(settings: Any, *keys: str) -> Any:
+        for key in keys:
+            settings = settings.get(key) if isinstance(settings, dict) else None
+        return settings
+
+    name, own = ("finetune", "learner", "name"), ("finetune", "control", "learner")
+    unsaid = part(document, *own) == part(before, *own) is not None
+    if unsaid and part(document, *name) != part(before, *name):
+        document["finetune"]["control"]["learner"] = {}
 
 
 def _differences(before: Any, after: Any, prefix: str = "") -> Iterable[str]:

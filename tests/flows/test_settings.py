@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from flows.settings import change_settings
+from models.learners import LinearProbeParams
 from tasks.errors import TaskError
 from tasks.params import load_params
 
@@ -84,6 +85,20 @@ def test_preset_with_another_variant_does_not_keep_the_former_ones_settings(proj
     )
     change_settings(project, preset="probe")
     assert load_params(project / "params.yaml").finetune.learner.name == "linear-probe"
+
+
+def test_learner_is_switched_by_its_name_alone(project):
+    change_settings(project, ["finetune.learner.name=linear-probe"])
+    finetune = load_params(project / "params.yaml").finetune
+    assert finetune.learner == finetune.control.learner == LinearProbeParams()
+    change_settings(project, ["finetune.learner.name=linear-probe", "finetune.learner.folds=3"])
+    assert load_params(project / "params.yaml").finetune.control.learner.folds == 3
+
+
+def test_encoder_keeps_its_readout_when_its_network_changes(project):
+    before = load_params(project / "params.yaml").pretrain.encoder.readout
+    change_settings(project, ["pretrain.encoder.name=resnet18"])
+    assert load_params(project / "params.yaml").pretrain.encoder.readout == before
 
 
 def test_unknown_preset_lists_those_that_exist(project):
