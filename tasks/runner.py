@@ -20,6 +20,7 @@ from typing import Literal
 from tasks.errors import TaskError
 from tasks.leash import Leash
 from tasks.lineage import stage_key
+from tasks.params import read_yaml
 
 STAGES = ("prepare", "pretrain", "finetune", "evaluate")
 LineReader = Callable[[str], None]
@@ -31,6 +32,7 @@ _DVC_MAIN = (
 )
 _UNCHANGED = re.compile(r"^Stage '.*' (didn't change, skipping|is cached - skipping run)")
 _WOULD_RUN = re.compile(r"^Running stage '([^']+)'")
+_STOPPED = re.compile(r"failed to reproduce '([^']+)': \[Errno 2\]")
 
 
 @dataclass(frozen=True)
@@ -91,10 +93,16 @@ def planned_stages(root: Path | str) -> list[str]:
         TaskError: DVC cannot read the project.
     """
     answer = run_dvc(["repro", "--dry"], root)
-    if answer.returncode != 0:
+    matches = (_WOULD_RUN.match(line) for line in answer.stdout.splitlines())
+    found = [match.group(1) for match in matches if match]
+    if answer.returncode == 0:
+        return found
+    # In a fresh clone DVC stops at the first stage whose input is still to be made.
+    stopped = _STOPPED.search(answer.stdout)
+    if not (found and stopped):
         raise TaskError(f"dvc cannot plan the run: {dvc_complaint(answer.stdout)}")
-    found = (_WOULD_RUN.match(line) for line in answer.stdout.splitlines())
-    return [match.group(1) for match in found if match]
+    stages = list(read_yaml(Path(root) / "dvc.yaml")["stages"])
+    return found + stages[stages.index(stopped.group(1)) :]
 
 
 def run_dvc(arguments: Sequence[str], root: Path | str) -> subprocess.CompletedProcess[str]:

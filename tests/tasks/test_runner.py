@@ -45,6 +45,13 @@ def test_planned_stages_are_those_that_changed(project):
     assert planned_stages(project) == []
 
 
+def test_stages_behind_one_that_never_ran_are_planned_too(project):
+    with (project / "dvc.yaml").open("a") as file:
+        file.write("  copy_again:\n    cmd: cp output.txt again.txt\n")
+        file.write("    deps: [output.txt]\n    outs: [again.txt]\n")
+    assert planned_stages(project) == ["copy", "copy_again"]
+
+
 def test_failure_carries_the_stages_own_message_and_no_stack_trace(project):
     (project / "input.txt").write_text("complain")
     with pytest.raises(TaskError) as caught:
