@@ -100,4 +100,7 @@ def _remember(root: Path, memory: dict[str, list[str]]) -> None:
 
 
 def _missing(path: Path) -> TaskError:
-    return TaskError(f"{path} is missing: `dvc repro` makes it, `dvc pull` fetches it.")
+    return TaskError(
+        f"{path} is missing: if it is your own data, correct data.path; what a stage makes comes "
+        "with `dvc repro` or `dvc pull`."
+    )
