@@ -8,7 +8,7 @@ import pytest
 from flows.settings import change_settings
 from models.learners import LinearProbeParams
 from tasks.errors import TaskError
-from tasks.params import load_params
+from tasks.params import load_params, read_yaml
 
 HERE = Path(__file__).resolve().parents[2]
 
@@ -113,3 +113,5 @@ def test_every_preset_of_the_repository_is_valid(project, path):
     (project / "examples").mkdir()
     shutil.copy(path, project / "examples")
     change_settings(project, preset=path.stem)
+    params = load_params(project / "params.yaml")
+    assert params.register_.name == read_yaml(path)["register"]["name"]
