@@ -4,7 +4,7 @@ BIN := .venv/bin
 DATA ?=
 DATA_PATH ?=
 
-.PHONY: demo test test-fast lint format types setup lock bench docs clean help
+.PHONY: demo test test-fast test-faults lint format types setup lock bench docs clean help
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -17,6 +17,9 @@ test: setup  ## all tests, the ones with real servers included
 
 test-fast: setup  ## the unit tests, in seconds
 	@$(BIN)/python -m pytest -m "not slow"
+
+test-faults: setup  ## the long trials of docs/reliability.md: kill it, unplug it, run it twice
+	@$(BIN)/python -m pytest -m faults
 
 lint: setup  ## format, lint and types
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy

@@ -4,8 +4,9 @@ The bare loop is forward + backward + optimizer step on views that lie in memory
 1.00 is what loading, augmentation and Lightning cost. Runs take turns, so that a noisy machine
 hits all alike; the median of the turns is shown.
 
-    python -m benchmarks.throughput [--size 28] [--channels 1] [--seconds 10] [--turns 3] [--peer]
+    python -m benchmarks.throughput [--preset cifar10] [--set KEY=VALUE]… [--seconds 10] [--turns 3]
 
+Network, views and batch are those of params.yaml, changed as `instar run` would change them.
 `--peer` adds lightly's transforms and DataLoader (`pip install -e .[bench]`).
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import shutil
 import statistics
 import tempfile
 import time
@@ -28,11 +30,12 @@ from data.datamodule import ViewsDataModule
 from data.pack import pack
 from data.params import DataParams
 from data.store import PackedStore
+from flows.settings import change_settings
 from models.encoders import build_encoder
 from models.methods import build_method
 from models.methods.method import Method
 from models.optimizers import build_optimizer, decay_groups
-from tasks.params import PretrainParams, load_params
+from tasks.params import Params, PretrainParams, load_params
 
 Batches = Iterator[dict[str, Any]]
 IMAGES = 8192
@@ -159,14 +162,22 @@ def lightly_batches(params: PretrainParams, store: PackedStore, workers: int) ->
             yield {"views": [v.contiguous(memory_format=torch.channels_last) for v in views]}
 
 
+def settings_of(arguments: argparse.Namespace, folder: Path) -> Params:
+    """params.yaml with the preset and what is set by hand; the file itself stays as it is."""
+    shutil.copy("params.yaml", folder)
+    shutil.copytree("examples", folder / "examples")
+    change_settings(folder, arguments.set, arguments.preset)
+    return load_params(folder / "params.yaml")
+
+
 def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, list[float]]:
     """Images a second of each contender, a value a turn."""
-    params = load_params().pretrain
+    settings = settings_of(arguments, folder)
+    params = settings.pretrain
     torch.set_num_threads(params.threads)
-    store = make_store(folder, arguments.size, arguments.channels)
-    if arguments.size != load_params().data.size:
-        whole = params.augmentation.model_copy(update={"view_size": None})
-        params = params.model_copy(update={"augmentation": whole})
+    store = make_store(folder, settings.data.size, settings.data.channels)
+    weights = sum(weight.numel() for weight in method_for(params, store).encoder.parameters())
+    print(f"{weights:,} parameters, {settings.data.size} px, {settings.data.channels} channels")
     size, seconds = params.batch_size, arguments.seconds
     contenders: dict[str, Callable[[], float]] = {
         "bare loop": lambda: train(
@@ -192,8 +203,8 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, list[float
 def main() -> None:
     """Measure and print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", type=int, default=28, help="side of the images, pixels")
-    parser.add_argument("--channels", type=int, default=1, choices=(1, 3))
+    parser.add_argument("--preset", help="settings to measure, of examples/")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--seconds", type=float, default=10, help="measured time of each run")
     parser.add_argument("--turns", type=int, default=3, help="the median of so many is shown")
     parser.add_argument("--peer", action="store_true", help="measure lightly as well")
