@@ -31,9 +31,10 @@ from models.metrics import knn_accuracy
 from models.params import EncoderParams
 from models.tensors import to_float
 from models.weights import load_weights
-from tasks import measures
+from tasks import intervals, measures
 from tasks.errors import TaskError
 from tasks.exhibits import Findings, TestSet, chunks, collect, encode
+from tasks.intervals import Measured
 from tasks.params import EvaluateParams
 from tasks.report import render
 from tasks.stage import ARTIFACTS, stage
@@ -163,19 +164,20 @@ def _metrics(
     calibration: measures.Calibration,
 ) -> dict[str, Any]:
     """All of metrics.json but the frozen encoder's numbers."""
-    accuracies = {
-        arm: [measures.accuracy(test.labels, predicted[arm, fit["draw"]]) for fit in fits]
+    arms = {
+        arm: Measured(np.stack([predicted[arm, fit["draw"]] == test.labels for fit in fits]))
         for arm, fits in learned["arms"].items()
     }
     classes = learned["classes"]
     confusion = measures.confusion_matrix(test.labels, predicted["pretrained", 0], len(classes))
     scores = measures.class_scores(confusion)
-    gain = measures.paired_gain(accuracies["pretrained"], accuracies["scratch"])
+    # Draw k of both arms has the same labels and the same seed.
+    gain = intervals.paired_gain(arms["pretrained"], arms["scratch"], same_draws=True)
     metrics = {
         "label_fraction": learned["label_fraction"],
         "labels": learned["labels"],
         "label_overlap": learned["label_overlap"],
-        **{arm: {"accuracy": asdict(measures.interval(v))} for arm, v in accuracies.items()},
+        **{arm: {"accuracy": asdict(intervals.accuracy(right))} for arm, right in arms.items()},
         "gain": asdict(gain),
         "accuracy": measures.accuracy(test.labels, predicted["pretrained", 0]),
         "balanced_accuracy": measures.balanced_accuracy(scores),

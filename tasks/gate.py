@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from tasks import draws, registry, tracking
 from tasks.errors import TaskError
+from tasks.intervals import Interval, Measured, paired_gain
 from tasks.params import GateParams, load_params
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 VERDICTS = Path(".instar") / "verdicts"
-RESAMPLES = 10_000
 Outcome = Literal["promoted", "refused", "same model"]
 
 # Runs by itself: a champion brings its own code, which must not meet this checkout's.
@@ -39,38 +39,6 @@ import sys, mlflow, numpy
 model = mlflow.pyfunc.load_model(sys.argv[1])
 model.predict(numpy.load(sys.argv[2]))[["label"]].to_json(sys.argv[3])
 """
-
-
-@dataclass(frozen=True)
-class Gain:
-    """How much more often the challenger is right: mean and 95% interval, fractions of 1.
-
-    Without an interval where a version has a single draw: nobody can tell.
-    """
-
-    mean: float
-    low: float | None
-    high: float | None
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A version on the test images.
-
-    Attributes:
-        right: (D, N) whether the model of each draw is right on each image.
-        spread: Standard deviation of the accuracy from draw to draw, and the number of draws that
-            it rests on, where fewer of them are in `right`.
-    """
-
-    right: NDArray[np.bool_]
-    spread: tuple[float, int] | None = None
-
-    def luck(self) -> tuple[float, int]:
-        """Standard error of the mean accuracy over draws, and its degrees of freedom."""
-        accuracies = self.right.mean(axis=1)
-        deviation, draws = self.spread or (_deviation(accuracies), len(accuracies))
-        return deviation / np.sqrt(len(accuracies)), draws - 1
 
 
 @dataclass(frozen=True)
@@ -94,7 +62,7 @@ class Verdict:
     champion: str | None
     outcome: Outcome
     reasons: list[str]
-    gain: Gain | None = None
+    gain: Interval | None = None
     class_change: dict[str, float] = field(default_factory=dict)
     place: registry.Place = "challenger"
     path: str = ""
@@ -153,57 +121,6 @@ def judge(root: str | Path, version: str, tracking_uri: str | None = None) -> Ve
     return verdict
 
 
-def paired_gain(
-    challenger: Measured,
-    champion: Measured,
-    same_draws: bool = False,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-) -> Gain:
-    """Two-level bootstrap of the difference of two mean accuracies, over test images and draws.
-
-    The images are resampled in pairs (Efron, 1979). A handful of draws is too few to resample: the
-    interval would be a third too short. Their luck is drawn from Student's t instead, one for each
-    version (Behrens-Fisher). As in Owen's bootstrap of two-way data (The pigeonhole bootstrap,
-    Annals of Applied Statistics 1(2), 2007), what image and draw owe to each other counts on both
-    levels, so the interval errs to the safe side.
-
-    Args:
-        challenger: On all test images.
-        champion: On the same images, in the same order.
-        same_draws: Draw k of both learned from the same labels with the same seed, so that its
-            luck is in both and cancels. Draws that merely bear the same number are independent.
-        seed: Of the resampling.
-        resamples: How many.
-    """
-    difference = challenger.right.mean(axis=0) - champion.right.mean(axis=0)
-    mean = float(difference.mean())
-    if same_draws and len(challenger.right) != len(champion.right):
-        raise ValueError(
-            f"{len(challenger.right)} draws against {len(champion.right)}: they must be pairs"
-        )
-    if same_draws:
-        gains = challenger.right.mean(axis=1) - champion.right.mean(axis=1)
-        lucks = [(_deviation(gains) / np.sqrt(len(gains)), len(gains) - 1)]
-    else:
-        lucks = [challenger.luck(), champion.luck()]
-    if min(freedom for _, freedom in lucks) < 1:
-        return Gain(mean, None, None)
-    random = np.random.default_rng(seed)
-    n = len(difference)
-    # A resampled mean needs only how often each of the few values was drawn: a multinomial.
-    values, counts = np.unique(difference, return_counts=True)
-    means = random.multinomial(n, counts / n, size=resamples) @ values / n
-    for error, freedom in lucks:
-        means += error * random.standard_t(freedom, resamples)
-    low, high = np.quantile(means, (0.025, 0.975))
-    return Gain(mean, float(low), float(high))
-
-
-def _deviation(values: NDArray[np.float64]) -> float:
-    return float(values.std(ddof=1)) if len(values) > 1 else 0.0
-
-
 def recalls(labels: NDArray[Any], right: NDArray[np.bool_]) -> dict[str, float]:
     """Share of each class's test images that are recognised."""
     return {str(label): float(right[labels == label].mean()) for label in np.unique(labels)}
@@ -231,7 +148,7 @@ def _weigh(
         found.append(_no_dead_class(ours))
     else:
         theirs = _measure_champion(root, client, uri, challenger, champion, predictions)
-        same_draws = theirs.spread is None and _same_draws(challenger, champion)
+        same_draws = theirs.draws is None and _same_draws(challenger, champion)
         gain = paired_gain(Measured(_all_right(predictions)), theirs, same_draws)
         before = recalls(labels, theirs.right[0])
         change = {label: ours[label] - before[label] for label in ours}
@@ -241,7 +158,7 @@ def _weigh(
     return Verdict(name, version, against, outcome, words, gain, change)
 
 
-def _beyond_noise(gain: Gain, champion: str) -> Finding:
+def _beyond_noise(gain: Interval, champion: str) -> Finding:
     if gain.low is None or gain.high is None:
         return Finding(
             False,
@@ -348,8 +265,7 @@ def _measure_champion(
     named = np.array([classes[label] for label in labels]) if labels.dtype.kind in "iu" else labels
     rows = _rows_of(root, predictions, challenger.tags["test_digest"])
     right = _score(root, uri, champion, rows) == named
-    former = _all_right(theirs).mean(axis=1)
-    return Measured(right[None], (_deviation(former), len(former)))
+    return Measured(right[None], draws=_all_right(theirs).mean(axis=1))
 
 
 def _rows_of(root: Path, predictions: pd.DataFrame, test_digest: str) -> NDArray[np.int64]:

@@ -8,31 +8,16 @@ hold every number to scikit-learn's and scipy's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 from torch import Tensor
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean over `n` draws and its two-sided 95% Student-t interval; None where n is 1.
-
-    It is cut off where no value can be: few draws make it wide.
-    """
-
-    mean: float
-    low: float | None
-    high: float | None
-    n: int
 
 
 @dataclass(frozen=True)
@@ -53,29 +38,6 @@ class Calibration:
     accuracy: Floats
     count: Ints
     ece: float
-
-
-def interval(values: Sequence[float], least: float = 0.0, most: float = 1.0) -> Interval:
-    """Mean of the draws and the interval mean ± t(.975, n - 1) * s / sqrt(n).
-
-    Args:
-        values: One a draw.
-        least: The smallest value there can be; the default is an accuracy's.
-        most: The largest.
-    """
-    x = np.asarray(values, dtype=np.float64)
-    mean = float(x.mean())
-    if len(x) < 2:
-        return Interval(mean, None, None, len(x))
-    half = float(stdtrit(len(x) - 1, 0.975) * x.std(ddof=1) / np.sqrt(len(x)))
-    return Interval(mean, max(least, mean - half), min(most, mean + half), len(x))
-
-
-def paired_gain(treated: Sequence[float], control: Sequence[float]) -> Interval:
-    """Interval of the differences draw by draw: a draw's luck is in both arms and cancels."""
-    if len(treated) != len(control):
-        raise ValueError(f"{len(treated)} draws against {len(control)}: they must be pairs")
-    return interval([a - b for a, b in zip(treated, control, strict=True)], least=-1.0)
 
 
 def confusion_matrix(actual: Ints, predicted: Ints, classes: int) -> Ints:

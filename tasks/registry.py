@@ -318,7 +318,7 @@ def _evaluation_tags(root: Path) -> dict[str, str]:
 
 
 def _label_draws(root: Path) -> str:
-    """One hash over the labelled rows and the seed of each draw; see `gate.paired_gain`."""
+    """One hash over the labelled rows and the seed of each draw; see `intervals.paired_gain`."""
     fits = json.loads((root / LEARNERS).read_text(encoding="utf-8"))["arms"]["pretrained"]
     return digest(json.dumps([(fit["seed"], fit["rows"]) for fit in fits]).encode())
 

@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 
 from data.store import PackedStore
-from tasks import exhibits, measures
+from tasks import exhibits
 from tasks.errors import TaskError
-from tasks.gate import Measured, judge, paired_gain
+from tasks.gate import judge
 from tasks.registry import move, promotions, register, standing
 from tasks.tracking import connect
 from tests.tasks.conftest import (
@@ -36,95 +36,6 @@ def champion(root):
 
 def place(root, version):
     return connect(uri(root)).get_model_version("tiny", version).current_stage
-
-
-def versions(random, gain=0.0, images=1000, luck=0.05, shared_luck=False):
-    """Two versions of 5 draws: images are hard or easy for both, each draw has its own luck.
-
-    `gain` and `luck` are on the scale of a normal score; 0.1 is about 1.7 points of accuracy.
-    """
-    hardness = random.normal(1.3, 1.0, images)
-    lucks = [random.normal(0, luck, (5, 1)) for _ in range(2)]
-    taste, noise = random.normal(0, 0.3, (2, images)), random.normal(0, 0.6, (2, 5, images))
-    return [
-        Measured(hardness + better + taste[which] + lucks[0 if shared_luck else which]
-                 + noise[which] > 0)
-        for which, better in enumerate((gain, 0.0))
-    ]  # fmt: skip
-
-
-def promoted(trials, same_draws=False, **how):
-    """Share of trials in which the challenger is better beyond noise."""
-    random = np.random.default_rng(3)
-    gains = [paired_gain(*versions(random, **how), same_draws, resamples=500) for _ in trials]
-    return np.mean([gain.low > 0 for gain in gains])
-
-
-@pytest.mark.parametrize("luck", [0.0, 0.1, 0.3])
-def test_equal_recipes_are_promoted_no_more_often_than_the_interval_says(luck):
-    # Nominal: 2.5%; the bound is that and three standard deviations of 400 trials.
-    assert promoted(range(400), luck=luck) < 0.05
-    assert promoted(range(400), luck=luck, shared_luck=True, same_draws=True) < 0.05
-
-
-def test_one_draw_against_another_would_have_promoted_equal_recipes():
-    """What the draws are for: their luck is no gain."""
-    random = np.random.default_rng(4)
-    wrong = 0
-    for _ in range(200):
-        a, b = versions(random, luck=0.3)
-        draw = [Measured(np.repeat(m.right[:1], 2, axis=0)) for m in (a, b)]
-        wrong += paired_gain(*draw, resamples=500).low > 0
-    assert wrong / 200 > 0.15
-
-
-def test_a_true_gain_is_found_and_sooner_where_the_draws_are_the_same():
-    assert promoted(range(100), gain=0.3) > 0.9
-    apart = promoted(range(100), gain=0.2, luck=0.1, shared_luck=True)
-    paired = promoted(range(100), gain=0.2, luck=0.1, shared_luck=True, same_draws=True)
-    assert paired > apart + 0.2
-
-
-def test_interval_is_that_of_the_normal_approximation_where_draws_agree():
-    rng = np.random.default_rng(5)
-    a, b = rng.random(5000) < 0.90, rng.random(5000) < 0.88
-    gain = paired_gain(*(Measured(np.repeat(right[None], 5, axis=0)) for right in (a, b)))
-    difference = a.astype(float) - b.astype(float)
-    error = 1.959964 * difference.std() / np.sqrt(len(difference))
-    assert gain.mean == pytest.approx(difference.mean())
-    assert gain.low == pytest.approx(difference.mean() - error, abs=error / 10)
-    assert gain.high == pytest.approx(difference.mean() + error, abs=error / 10)
-
-
-def test_interval_is_that_of_students_t_where_images_agree():
-    right = np.zeros((5, 100_000), bool)
-    for draw, count in enumerate((80_000, 81_000, 79_500, 80_700, 79_800)):
-        right[draw, :count] = True
-    none = np.zeros_like(right)
-    gain = paired_gain(Measured(right), Measured(none), same_draws=True)
-    expected = measures.interval(right.mean(axis=1))
-    assert gain.mean == pytest.approx(expected.mean)
-    assert gain.low == pytest.approx(expected.low, abs=0.001)
-    assert gain.high == pytest.approx(expected.high, abs=0.001)
-
-
-def test_equal_predictions_gain_exactly_nothing_and_the_seed_decides_the_rest():
-    right = np.random.default_rng(8).random((5, 100)) < 0.5
-    gain = paired_gain(Measured(right), Measured(right), same_draws=True)
-    assert (gain.mean, gain.low, gain.high) == (0, 0, 0)
-    pair = Measured(right), Measured(~right)
-    assert paired_gain(*pair, seed=1) == paired_gain(*pair, seed=1) != paired_gain(*pair, seed=2)
-
-
-@pytest.mark.parametrize("draws", [(1, 5), (5, 1), (1, 1)])
-def test_a_single_draw_has_no_interval(draws):
-    pair = [Measured(np.ones((count, 10), bool)) for count in draws]
-    assert (paired_gain(*pair).low, paired_gain(*pair).high) == (None, None)
-
-
-def test_draws_without_a_partner_are_not_paired():
-    with pytest.raises(ValueError, match="pairs"):
-        paired_gain(*(Measured(np.ones((n, 10), bool)) for n in (5, 3)), same_draws=True)
 
 
 def test_the_first_model_is_promoted_if_it_beats_its_control(project):

@@ -47,41 +47,6 @@ def test_class_that_never_occurs_scores_zero_and_is_left_out_of_balanced_accurac
     assert measures.balanced_accuracy(scores) == 0.875
 
 
-def test_interval_is_students_t():
-    from scipy import stats
-
-    values = [0.81, 0.83, 0.82, 0.84, 0.80]
-    found = measures.interval(values)
-    low, high = stats.t.interval(0.95, 4, np.mean(values), stats.sem(values))
-    assert (found.mean, found.n) == (pytest.approx(0.82), 5)
-    assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
-    # The quantile of four degrees of freedom, from any table.
-    assert (found.high - found.mean) / stats.sem(values) == pytest.approx(2.7764, abs=1e-4)
-
-
-def test_interval_of_one_draw_is_undefined():
-    assert measures.interval([0.8]) == measures.Interval(0.8, None, None, 1)
-
-
-def test_interval_ends_where_values_end():
-    found = measures.interval([0.9, 1.0])
-    assert (found.mean, found.high) == (0.95, 1.0)
-    assert 0 < found.low < 0.9
-    assert measures.interval([0.0, 0.1]).low == 0
-    gain = measures.paired_gain([0.0, 1.0], [0.9, 0.2])
-    assert (gain.low, gain.high) == (-1, 1)
-    assert measures.paired_gain([0.5, 0.6], [0.6, 0.8]).low == pytest.approx(-0.785, abs=1e-3)
-
-
-def test_gain_pairs_the_draws():
-    treated, control = [0.7, 0.8, 0.9], [0.6, 0.7, 0.8]
-    gain = measures.paired_gain(treated, control)
-    # The draws differ by .1, the gains not at all.
-    assert gain.low == pytest.approx(0.1) and gain.high == pytest.approx(0.1)
-    with pytest.raises(ValueError, match="3 draws against 2"):
-        measures.paired_gain(treated, control[:2])
-
-
 def test_calibration_error_has_its_closed_form():
     # Confidence .9, three of four right; confidence .6, none of one right.
     probabilities = np.array([[0.9, 0.1]] * 4 + [[0.4, 0.6]])
