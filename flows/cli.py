@@ -83,14 +83,19 @@ def check(as_json: JsonFlag = False) -> None:
     from flows.steps import require_project
     from tasks.lineage import untracked_code
     from tasks.runner import planned_stages
+    from tasks.workspace import locked
 
     root = Path.cwd()
     require_project(root)
-    planned, untracked = planned_stages(root), untracked_code(root)
+    if not as_json:
+        print("params.yaml is valid.", flush=True)
+    untracked = untracked_code(root)
+    # DVC plans nothing beside a stage that runs; and a run that starts now must find DVC free.
+    with locked(root, what="instar check"):
+        planned = planned_stages(root)
     if as_json:
         print(json.dumps({"valid": True, "planned": planned, "untracked_code": untracked}))
         return
-    print("params.yaml is valid.")
     if planned:
         print(f"To compute (or to restore from DVC's cache): {', '.join(planned)}")
     else:

@@ -32,6 +32,8 @@ _DVC_MAIN = (
 )
 _UNCHANGED = re.compile(r"^Stage '.*' (didn't change, skipping|is cached - skipping run)")
 _WOULD_RUN = re.compile(r"^Running stage '([^']+)'")
+# While a stage's command runs DVC locks only what it reads and writes, else the whole project.
+_LOCKED_OUT = ("Unable to acquire lock", "it is being blocked by")
 _STOPPED = re.compile(r"failed to reproduce '([^']+)': \[Errno 2\]")
 
 
@@ -140,6 +142,8 @@ def dvc_environment() -> dict[str, str]:
 
 def dvc_complaint(output: str) -> str:
     """The line of a failed command's output that says most, one line long."""
+    if held := _held(output):
+        return held
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith(("ERROR:", "error:"))]
     said = (errors or lines or ["it said nothing"])[-1]
@@ -181,9 +185,21 @@ def _why(stage: str, complaint: Path, lines: list[str], log: Path) -> str:
             f"no space left on the disk while stage {stage} ran: free some and run again; "
             "what earlier stages computed is kept."
         )
-    if "Unable to acquire lock" in output:
-        return f"another DVC command holds this checkout: let it end, then run stage {stage} again."
+    if held := _held(output):
+        return f"stage {stage} could not run: {held}."
     own = [line for line in lines if line.strip() and not line.startswith(("ERROR: failed to",))]
     return (
         f"stage {stage} failed: {dvc_complaint(chr(10).join(own))}. The whole output is in {log}."
     )
+
+
+def _held(output: str) -> str | None:
+    """What keeps DVC out of the checkout, and the remedy; None if it was let in.
+
+    DVC tells it in several lines of which none says it all.
+    """
+    if not any(sign in output for sign in _LOCKED_OUT):
+        return None
+    holder = re.search(r"\(PID (\d+)\)", output)
+    who = f"another DVC command (pid {holder[1]})" if holder else "another DVC command"
+    return f"{who} holds this checkout; try again when it has ended"

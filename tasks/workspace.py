@@ -162,4 +162,7 @@ def _busy(root: Path, path: Path) -> str:
         who = f"{holder['what']} with pid {holder['pid']}, started {holder['started']}"
     except (OSError, ValueError, KeyError):
         who = "another process"
-    return f"{root} is busy: held by {who}. Wait for it with `--wait`, or end it first."
+    return (
+        f"{root} is busy: held by {who}. "
+        "Try again when it has ended (`instar run --wait` waits for it), or end it first."
+    )

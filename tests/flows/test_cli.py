@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from flows import cli
 from tasks.errors import TaskError
+from tests.tasks.conftest import PARAMS
 from tests.tasks.toy_project import git, make_toy_project
 
 HERE = Path(__file__).resolve().parents[2]
@@ -130,6 +131,20 @@ def test_busy_checkout_names_its_holder(monkeypatch, capfd, tmp_path):
     with locked(project, what="instar run"):
         assert exit_status(monkeypatch, "run") == 1
     assert "is busy: held by instar run with pid" in capfd.readouterr().err
+
+
+def test_check_beside_a_run_says_who_holds_the_checkout(monkeypatch, capfd, tmp_path):
+    from tasks.workspace import locked
+
+    project = make_toy_project(tmp_path / "project")
+    (project / "params.yaml").write_text(PARAMS)
+    monkeypatch.chdir(project)
+    with locked(project, what="instar run"):
+        assert exit_status(monkeypatch, "check") == 1
+    said = capfd.readouterr()
+    assert said.out == "params.yaml is valid.\n"
+    assert "is busy: held by instar run with pid" in said.err
+    assert said.err.count("\n") == 1
 
 
 def test_errors_of_all_rooms_are_explained(monkeypatch, capfd):

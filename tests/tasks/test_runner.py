@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import TaskError
-from tasks.runner import planned_stages, run_stage
+from tasks.runner import dvc_command, dvc_environment, planned_stages, run_stage
 from tests.tasks.toy_project import make_toy_project
 
 HERE = Path(__file__).resolve().parents[2]
@@ -71,6 +71,29 @@ def test_a_former_complaint_does_not_explain_a_crash(project):
 def test_unknown_stage_is_explained(project):
     with pytest.raises(TaskError, match="nonsense"):
         run_stage("nonsense", project)
+
+
+def test_beside_another_dvc_command_its_pid_and_the_remedy_are_said(project):
+    (project / "input.txt").write_text("sleep")
+    other = subprocess.Popen(
+        dvc_command(["repro"]),
+        cwd=project,
+        env=dvc_environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        _until(lambda: _stage_sleeps(project), "the stage did not start")
+        for attempt in (lambda: planned_stages(project), lambda: run_stage("copy", project)):
+            with pytest.raises(TaskError) as refused:
+                attempt()
+            assert (
+                f"another DVC command (pid {other.pid}) holds this checkout; "
+                "try again when it has ended"
+            ) in str(refused.value)
+    finally:
+        os.killpg(other.pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize(
