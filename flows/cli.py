@@ -82,11 +82,14 @@ def check(as_json: JsonFlag = False) -> None:
     """Validate params.yaml and say what would run."""
     from flows.steps import require_project
     from tasks.lineage import untracked_code
+    from tasks.params import load_params
+    from tasks.presence import require_presence
     from tasks.runner import planned_stages
     from tasks.workspace import locked
 
     root = Path.cwd()
     require_project(root)
+    require_presence(load_params(root / "params.yaml"), root)
     if not as_json:
         print("params.yaml is valid.", flush=True)
     untracked = untracked_code(root)

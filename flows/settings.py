@@ -13,6 +13,7 @@ from ruamel.yaml.representer import RoundTripRepresenter
 
 from tasks.errors import TaskError
 from tasks.params import read_yaml, validate_params
+from tasks.presence import require_presence
 
 PRESETS = Path("examples")
 # Groups of which `name` says what else they hold.
@@ -33,7 +34,9 @@ def change_settings(
         What changed, one line a key: `finetune.label_fraction: 0.01 → 0.05`.
 
     Raises:
-        TaskError: The preset or an assignment is not right; params.yaml is as it was.
+        TaskError: The preset or an assignment is not right, or names data that are not there;
+            params.yaml is as it was.
+        ModelError: So with an encoder that nobody knows.
     """
     path = root / "params.yaml"
     before = read_yaml(path)
@@ -48,7 +51,7 @@ def change_settings(
     stream = io.StringIO()
     yaml.dump(document, stream)
     after = YAML(typ="safe", pure=True).load(stream.getvalue())
-    validate_params(after)
+    require_presence(validate_params(after), root)
     changes = list(_differences(before, after))
     if changes:
         fresh = path.with_name(f".params.{os.getpid()}.yaml")

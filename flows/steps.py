@@ -24,6 +24,7 @@ from tasks.lineage import (
     untracked_code,
 )
 from tasks.params import load_params
+from tasks.presence import BUILT_IN
 from tasks.publisher import Publisher
 from tasks.remote import fetch, push, require_dvc
 from tasks.runner import StageOutcome, run_stage
@@ -210,7 +211,7 @@ class Retraining:
             TaskError: `data.path` lies in the checkout, but neither git nor DVC tracks it.
         """
         data = load_params(self.root / "params.yaml").data
-        if data.source in ("fashion-mnist", "cifar10"):
+        if data.source in BUILT_IN:
             # Pinned by checksum, so it may come from the checkout's own download.
             os.environ.setdefault("INSTAR_DATASETS", str(self.home / "data" / "raw"))
         elif not (self.root / data.path).exists():

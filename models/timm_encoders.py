@@ -55,14 +55,19 @@ class TimmNetwork(nn.Module):
         return F.pad(images, (0, padding, 0, padding)) if padding else images
 
 
+def require_known(name: str) -> None:
+    """Raise ModelError, with the nearest names, unless timm has a model of this name."""
+    # `is_model` also refuses `hf-hub:...`, which would fetch over the network.
+    if not timm.is_model(name):
+        known = ["resnet_tiny", *timm.list_models()]
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        hint = f"nearest names: {', '.join(near)}" if near else "see timm.list_models()"
+        raise ModelError(f"encoder.name {name!r} is neither resnet_tiny nor in timm; {hint}.")
+
+
 def _create(params: EncoderParams, channels: int, size: int) -> tuple[Any, int]:
     """Build the timm model; give it and the side to which smaller images must be padded."""
-    # `is_model` also refuses `hf-hub:...`, which would fetch over the network.
-    if not timm.is_model(params.name):
-        known = ["resnet_tiny", *timm.list_models()]
-        near = difflib.get_close_matches(params.name, known, n=3, cutoff=0.5)
-        hint = f"nearest names: {', '.join(near)}" if near else "see timm.list_models()"
-        raise ModelError(f"encoder.name {params.name!r} is neither resnet_tiny nor in timm; {hint}")
+    require_known(params.name)
     options: dict[str, Any] = {"pretrained": False, "in_chans": channels, "num_classes": 0}
     if _is_fixed_in_size(params):
         options["img_size"] = size

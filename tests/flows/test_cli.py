@@ -137,7 +137,7 @@ def test_check_beside_a_run_says_who_holds_the_checkout(monkeypatch, capfd, tmp_
     from tasks.workspace import locked
 
     project = make_toy_project(tmp_path / "project")
-    (project / "params.yaml").write_text(PARAMS)
+    (project / "params.yaml").write_text(PARAMS.replace("data/raw/images.npz", "input.txt"))
     monkeypatch.chdir(project)
     with locked(project, what="instar run"):
         assert exit_status(monkeypatch, "check") == 1
@@ -145,6 +145,14 @@ def test_check_beside_a_run_says_who_holds_the_checkout(monkeypatch, capfd, tmp_
     assert said.out == "params.yaml is valid.\n"
     assert "is busy: held by instar run with pid" in said.err
     assert said.err.count("\n") == 1
+
+
+def test_check_refuses_data_that_are_not_there(monkeypatch, capfd, tmp_path):
+    project = make_toy_project(tmp_path / "project")
+    (project / "params.yaml").write_text(PARAMS)
+    monkeypatch.chdir(project)
+    assert exit_status(monkeypatch, "check") == 1
+    assert "there is no data/raw/images.npz" in capfd.readouterr().err
 
 
 def test_errors_of_all_rooms_are_explained(monkeypatch, capfd):

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from flows.settings import change_settings
+from models.errors import ModelError
 from models.learners import LinearProbeParams
 from tasks.errors import TaskError
 from tasks.params import load_params, read_yaml
@@ -16,6 +17,7 @@ HERE = Path(__file__).resolve().parents[2]
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     shutil.copy(HERE / "params.yaml", tmp_path)
+    shutil.copytree(HERE / "data" / "pinned", tmp_path / "data" / "pinned")
     return tmp_path
 
 
@@ -54,6 +56,40 @@ def test_bad_value_is_refused_and_nothing_is_written(project):
     with pytest.raises(TaskError, match="label_fraction"):
         change_settings(project, ["finetune.label_fraction=7"])
     assert text(project) == before
+
+
+@pytest.mark.parametrize(
+    ("assignments", "said"),
+    [
+        (
+            ["data.source=folder", "data.path=data/raw/mien"],
+            "data.path: there is no data/raw/mien; put your images there first, or correct the "
+            "path.",
+        ),
+        (
+            ["data.source=cifar10", "data.path=cifar10"],
+            "data.path: there is no cifar10; for cifar10 it is data/pinned/cifar10.sha256.",
+        ),
+        (
+            ["pretrain.encoder.name=resnet81"],
+            r"encoder.name 'resnet81' is neither resnet_tiny nor in timm; nearest names: \w*resnet",
+        ),
+    ],
+)
+def test_data_or_an_encoder_that_is_not_there_is_refused_before_it_is_written(
+    project, assignments, said
+):
+    before = text(project)
+    with pytest.raises((TaskError, ModelError), match=said):
+        change_settings(project, assignments)
+    assert text(project) == before
+
+
+@pytest.mark.parametrize("tracked", ["data/raw/mine.dvc", "data/raw.dvc"])
+def test_data_that_dvc_can_bring_need_not_be_there_yet(project, tracked):
+    (project / "data" / "raw").mkdir()
+    (project / tracked).touch()
+    assert change_settings(project, ["data.source=folder", "data.path=data/raw/mine"])
 
 
 @pytest.mark.parametrize("wrong", ["pretrain.epochs", "=3", "pretrain.epochs=[1, "])
@@ -112,6 +148,9 @@ def test_unknown_preset_lists_those_that_exist(project):
 def test_every_preset_of_the_repository_is_valid(project, path):
     (project / "examples").mkdir()
     shutil.copy(path, project / "examples")
+    data = project / read_yaml(path)["data"]["path"]
+    data.parent.mkdir(exist_ok=True)
+    data.touch()
     change_settings(project, preset=path.stem)
     params = load_params(project / "params.yaml")
     assert params.register_.name == read_yaml(path)["register"]["name"]
