@@ -10,6 +10,7 @@ import secrets
 import warnings
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ from tasks.params import load_params
 from tasks.presence import BUILT_IN
 from tasks.publisher import Publisher
 from tasks.remote import fetch, push, require_dvc
-from tasks.runner import StageOutcome, run_stage
+from tasks.runner import StageOutcome, at_terminal, log_of, run_stage, started
 from tasks.tracking import shown, tracking_uri_of
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ class Retraining:
         key = key_of(inputs)
         self._publisher.stage(name, key, "running")
         try:
-            outcome = run_stage(name, self.root)
+            outcome = run_stage(name, self.root, partial(self._show_sign_of_life, name))
         except BaseException as error:
             failed = isinstance(error, Exception)
             self._publisher.stage(name, key, "failed" if failed else "killed")
@@ -194,6 +195,12 @@ class Retraining:
             # A worktree is gone by the time anyone reads this; MLflow keeps its report.
             "report": str(report) if self.root == self.home else None,
         }
+
+    def _show_sign_of_life(self, stage: str, line: str) -> None:
+        """Where no progress bar shows, tell once where to look instead."""
+        if started(line) and not at_terminal():
+            log = (self.root / log_of(stage)).relative_to(self.home)
+            self._tell(f"{stage}: running, see {log}")
 
     def _keep_artifacts_at_home(self) -> None:
         """Make the experiment where it stays, not in a worktree that goes away."""

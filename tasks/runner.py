@@ -68,7 +68,7 @@ def run_stage(stage: str, root: Path | str, on_line: LineReader | None = None) -
         TaskError: The stage failed; the message is the stage's own explanation.
     """
     root = Path(root)
-    log = root / ".instar" / "logs" / f"{stage}.log"
+    log = root / log_of(stage)
     log.parent.mkdir(parents=True, exist_ok=True)
     complaint = root / ".instar" / "errors" / f"{stage}.txt"
     # A former failure must not explain this one (the stage itself may never get to start).
@@ -76,7 +76,7 @@ def run_stage(stage: str, root: Path | str, on_line: LineReader | None = None) -
     started = time.monotonic()
     status, lines = _follow(["repro", "--single-item", stage], root, log, on_line)
     if status != 0:
-        raise TaskError(_why(stage, complaint, lines, log.relative_to(root)))
+        raise TaskError(_why(stage, complaint, lines, log_of(stage)))
     cached = any(_UNCHANGED.match(line) for line in lines)
     return StageOutcome(
         stage,
@@ -105,6 +105,21 @@ def planned_stages(root: Path | str) -> list[str]:
         raise TaskError(f"dvc cannot plan the run: {dvc_complaint(answer.stdout)}")
     stages = list(read_yaml(Path(root) / "dvc.yaml")["stages"])
     return found + stages[stages.index(stopped.group(1)) :]
+
+
+def started(line: str) -> bool:
+    """Whether this line of DVC's says that a stage computes now: it was not in the cache."""
+    return _WOULD_RUN.match(line) is not None
+
+
+def at_terminal() -> bool:
+    """Whether a stage's progress bar shows: its stderr is then a terminal."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
+def log_of(stage: str) -> Path:
+    """Where the output of a stage goes, within its checkout."""
+    return Path(".instar") / "logs" / f"{stage}.log"
 
 
 def run_dvc(arguments: Sequence[str], root: Path | str) -> subprocess.CompletedProcess[str]:
@@ -154,13 +169,12 @@ def _follow(
     arguments: list[str], root: Path, log: Path, on_line: LineReader | None
 ) -> tuple[int, list[str]]:
     """Run DVC on a leash, copying its lines to `log`; returns exit status and lines."""
-    terminal = sys.stderr is not None and sys.stderr.isatty()
     leash = Leash(
         dvc_command(arguments),
         cwd=root,
         env=dvc_environment(),
         stdout=subprocess.PIPE,
-        stderr=None if terminal else subprocess.STDOUT,
+        stderr=None if at_terminal() else subprocess.STDOUT,
     )
     lines: list[str] = []
     with leash, log.open("w", encoding="utf-8") as file:

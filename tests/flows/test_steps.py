@@ -9,13 +9,18 @@ from tests.tasks.toy_project import git, make_toy_project
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch):
+def told():
+    return []
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, told):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     root = make_toy_project(tmp_path / "project")
     (root / "params.yaml").write_text(PARAMS)
     (root / "dvc.yaml").write_text((root / "dvc.yaml").read_text().replace("speed", "register"))
     git(root, "commit", "-q", "-a", "-m", "settings")
-    with Retraining(root, root, "run-1", lambda _: None) as run:
+    with Retraining(root, root, "run-1", told.append) as run:
         run.stage("copy")
         yield run
 
@@ -43,3 +48,28 @@ def test_what_was_edited_after_its_stage_is_neither_committed_nor_registered(
 def test_an_edit_that_concerns_no_stage_is_committed(run):
     (run.root / ".gitignore").write_text(".instar/\n/output.txt\n*.bak\n")
     assert "*.bak" in git(run.root, "show", f"{run.snapshot()}:.gitignore")
+
+
+def next_run(run, told):
+    """In the same checkout, where `copy` has been computed; gives what is told of that stage."""
+    told.clear()
+    with Retraining(run.root, run.root, "run-2", told.append) as following:
+        following.stage("copy")
+    return of_copy(told)
+
+
+def of_copy(told):
+    return [line for line in told if line.startswith("copy: ")]
+
+
+def test_without_a_terminal_a_stage_that_computes_tells_where_its_log_is(run, told):
+    assert of_copy(told)[0] == "copy: running, see .instar/logs/copy.log"
+    assert "copying 5 characters" in (run.root / ".instar/logs/copy.log").read_text()
+    assert next_run(run, told) == ["copy: cached"]
+
+
+def test_at_a_terminal_the_bar_is_sign_enough(run, told, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    (run.root / "input.txt").write_text("other")
+    (line,) = next_run(run, told)
+    assert "running" not in line
