@@ -50,7 +50,7 @@ class Verdict:
         version: The challenger.
         champion: The version it was measured against; None if there was none.
         outcome: 'promoted', 'refused' or 'same model'.
-        reasons: Every rule and what it found, in plain words.
+        reasons: Every rule and what it found, in plain words behind `pass: ` or `FAIL: `.
         gain: Over the champion; None without one.
         class_change: Change of each class's recall against the champion.
         place: Where the version stands after this.
@@ -79,6 +79,9 @@ class Finding:
 
     holds: bool
     words: str
+
+    def __str__(self) -> str:
+        return f"{'pass' if self.holds else 'FAIL'}: {self.words}"
 
 
 def judge(root: str | Path, version: str, tracking_uri: str | None = None) -> Verdict:
@@ -153,9 +156,8 @@ def _weigh(
         before = recalls(labels, theirs.right[0])
         change = {label: ours[label] - before[label] for label in ours}
         found += [_beyond_noise(gain, str(against)), _no_class_drop(change, rules.max_class_drop)]
-    words = [finding.words for finding in found]
     outcome: Outcome = "promoted" if all(finding.holds for finding in found) else "refused"
-    return Verdict(name, version, against, outcome, words, gain, change)
+    return Verdict(name, version, against, outcome, [*map(str, found)], gain, change)
 
 
 def _beyond_noise(gain: Interval, champion: str) -> Finding:

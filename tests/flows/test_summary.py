@@ -29,7 +29,7 @@ def result(
             "gain": {"mean": mean, "low": low, "high": high},
         },
         "registered": {"name": "instar", "version": "3"},
-        "gate": {"outcome": outcome, "place": place, "reasons": ["better than version 2"]},
+        "gate": {"outcome": outcome, "place": place, "reasons": ["pass: better than version 2"]},
         "report": "/somewhere/artifacts/evaluate/report.html",
     }
 
@@ -66,7 +66,7 @@ def test_summary_holds_all_that_a_user_needs_next():
         "84.60% … 85.40%",
         "+2.00",
         "instar version 3 (Production, @champion)",
-        "better than version 2",
+        "pass: better than version 2",
         "/somewhere/artifacts/evaluate/report.html",
         "instar ui",
         "instar schedule",

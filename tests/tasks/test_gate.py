@@ -81,6 +81,19 @@ def test_a_version_registered_by_hand_cannot_be_judged(project):
         judge(project, made.version, uri(project))
 
 
+def test_each_reason_says_whether_its_rule_was_kept(project):
+    challenge(project, 1, right=90)
+    verdict = challenge(project, 2, right=92)
+    marks = [reason.partition(": ")[::2] for reason in verdict.reasons]
+    assert [(mark, words[:15]) for mark, words in marks] == [
+        ("pass", "beats its from-"),
+        ("FAIL", "not better than"),
+        ("pass", "no class lost m"),
+    ]
+    kept = json.loads((project / verdict.path).read_text())
+    assert kept["reasons"] == verdict.reasons
+
+
 def test_the_first_model_must_know_every_class(project, monkeypatch):
     blind = predictions(1, 120)
     blind.loc[blind["label"] == 1, "predicted"] = 0
