@@ -96,8 +96,9 @@ def _show_verdict(verdict: Verdict) -> None:
     from prefect.artifacts import create_markdown_artifact
 
     reasons = "\n".join(f"- {reason}" for reason in verdict.reasons)
+    again = ", as before" if verdict.repeated else ""
     create_markdown_artifact(
-        f"# {verdict.name} version {verdict.version}: {verdict.outcome}\n\n{reasons}\n",
+        f"# {verdict.name} version {verdict.version}: {verdict.outcome}{again}\n\n{reasons}\n",
         key="verdict",
         description=verdict.outcome,
     )

@@ -183,11 +183,15 @@ class Retraining:
 
     def result(self) -> dict[str, Any]:
         """All that the summary shows, as plain JSON."""
+        assert self._version is not None, "there is nothing to show before the registration"
+        branch = f"refs/heads/runs/{self.run_id}"
+        own = git(self.root, "rev-parse", "--verify", "--quiet", branch, check=False)
         metrics = self.root / "artifacts" / "evaluate" / "metrics.json"
         report = self.root / "artifacts" / "evaluate" / "report.html"
         return {
             "run_id": self.run_id,
-            "commit": git(self.root, "rev-parse", f"runs/{self.run_id}"),
+            # A run that only repeated a version has left no branch of its own.
+            "commit": own or self._version.commit,
             "stages": [dataclasses.asdict(outcome) for outcome in self._outcomes.values()],
             "metrics": json.loads(metrics.read_text(encoding="utf-8")),
             "registered": _plain(self._version),

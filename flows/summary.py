@@ -22,8 +22,8 @@ _PLACES = {
 }
 _VERDICTS = {
     "promoted": "promoted to champion",
-    "refused": "refused; the former champion, if any, stays",
-    "same model": "the same model as the champion, nothing moved",
+    "refused": "refused (exit status 3); the former champion, if any, stays",
+    "same model": "it is the champion's very model, nothing moved",
 }
 
 
@@ -34,9 +34,11 @@ def show(result: dict[str, Any], console: Console) -> None:
     console.print(_table(metrics))
     console.print(verdict_in_words(metrics))
     registered, gate = result["registered"], result["gate"]
-    place, verdict = _PLACES[gate["place"]], _VERDICTS[gate["outcome"]]
-    console.print(f"Registered: {registered['name']} version {registered['version']} ({place})")
-    console.print(f"Gate: {verdict}")
+    said = "Registered:" if registered["created"] else "Nothing changed: this model already is"
+    version = f"{registered['name']} version {registered['version']}"
+    console.print(f"{said} {version} ({_PLACES[gate['place']]})", highlight=False)
+    judged = "Gate, as before" if gate["repeated"] else "Gate"
+    console.print(f"{judged}: {_VERDICTS[gate['outcome']]}", highlight=False)
     for reason in gate["reasons"]:
         console.print(f"  · {reason}", markup=False, highlight=False)
     if result["report"]:

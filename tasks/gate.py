@@ -55,6 +55,7 @@ class Verdict:
         class_change: Change of each class's recall against the champion.
         place: Where the version stands after this.
         path: The file that holds this.
+        repeated: The reasons are those of before, as nothing changed for this version since.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Verdict:
     class_change: dict[str, float] = field(default_factory=dict)
     place: registry.Place = "challenger"
     path: str = ""
+    repeated: bool = False
 
     @property
     def promoted(self) -> bool:
@@ -95,7 +97,7 @@ def judge(root: str | Path, version: str, tracking_uri: str | None = None) -> Ve
 
     Returns:
         The verdict, which is also a file, tags of the version and, if it moved, in the promotion
-        log.
+        log; the one of before, nothing written, where all that it rests on is as it was.
 
     Raises:
         TaskError: An evaluation is missing, MLflow does not answer, or it lacks the champion that
@@ -112,9 +114,15 @@ def judge(root: str | Path, version: str, tracking_uri: str | None = None) -> Ve
             # Its promotion may have broken off before all followed the alias.
             registry.settle(client, name)
         champion = client.get_model_version(name, held) if held else None
+        former = _former(root, challenger)
+        if held == version and former and former.promoted:
+            return dataclasses.replace(former, outcome="same model", repeated=True)
         verdict = _weigh(root, client, uri, params.gate, challenger, champion)
         place = "champion" if verdict.promoted else registry.place_of(client, name, version)
-        verdict = _write(root, dataclasses.replace(verdict, place=place))
+        verdict = dataclasses.replace(verdict, place=place, path=str(_path(name, version)))
+        if verdict == former and not verdict.promoted:
+            return dataclasses.replace(verdict, repeated=True)
+        _write(root, verdict)
         _tag(client, verdict)
     if verdict.promoted:
         who = f"gate, run by {registry.person(root)}"
@@ -141,6 +149,8 @@ def _weigh(
     against = str(champion.version) if champion else None
     if champion and champion.tags.get("weights") == challenger.tags.get("weights"):
         same = f"version {version} has the very weights of the champion, version {against}"
+        if version == against:
+            same = f"version {version} is the champion already"
         return Verdict(name, version, against, "same model", [same])
     predictions, metrics = _evaluation(client, challenger)
     labels = predictions["label"].to_numpy()
@@ -328,13 +338,29 @@ def _classes(root: Path) -> list[str]:
     return classes
 
 
-def _write(root: Path, verdict: Verdict) -> Verdict:
-    path = VERDICTS / f"{verdict.name}-v{verdict.version}.json"
-    verdict = dataclasses.replace(verdict, path=str(path))
-    (root / path).parent.mkdir(parents=True, exist_ok=True)
+def _path(name: str, version: str) -> Path:
+    return VERDICTS / f"{name}-v{version}.json"
+
+
+def _former(root: Path, version: ModelVersion) -> Verdict | None:
+    """The version's verdict of before; None if this checkout has none that it can read."""
+    try:
+        path = root / _path(version.name, str(version.version))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        del content["promoted"]
+        gain = content.pop("gain")
+        verdict = Verdict(**content, gain=gain and Interval(**gain))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    # After a loss of MLflow's database the file may be of another version with this number.
+    return verdict if version.tags.get("gate") == verdict.outcome else None
+
+
+def _write(root: Path, verdict: Verdict) -> None:
+    path = root / verdict.path
+    path.parent.mkdir(parents=True, exist_ok=True)
     content = {**dataclasses.asdict(verdict), "promoted": verdict.promoted}
-    (root / path).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    return verdict
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _tag(client: MlflowClient, verdict: Verdict) -> None:

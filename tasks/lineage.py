@@ -162,6 +162,13 @@ def snapshot_commit(root: str | Path, run_id: str) -> str:
     return commit
 
 
+def drop_repetition(root: str | Path, run_id: str, commit: str) -> None:
+    """Removes the branch `runs/<run_id>` if `commit`, which stays, holds the very same tree."""
+    branch = f"refs/heads/runs/{run_id}"
+    if git(root, "rev-parse", f"{branch}^{{tree}}") == git(root, "rev-parse", f"{commit}^{{tree}}"):
+        git(root, "update-ref", "-d", branch)
+
+
 def _holding(root: Path, tree: str, head: str, branch: str) -> str | None:
     """The commit that is `tree` already: HEAD, or a child of it on the branch."""
     if git(root, "rev-parse", f"{head}^{{tree}}") == tree:

@@ -70,7 +70,8 @@ def register(
 
     The same weights judged on the same test set are the same model: registering them again makes
     no second version. The one that there is stays champion or challenger if it is one, and
-    becomes challenger again if it was archived.
+    becomes challenger again if it was archived. A run of the very tree that made it leaves no
+    branch.
 
     Args:
         root: The checkout whose artifacts are registered.
@@ -263,6 +264,7 @@ def _register_again(
     if lineage.git(root, "rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}", check=False):
         # This clone has it, and a registration that broke off may have left it without a tag.
         _keep_commit(root, name, version, commit)
+        lineage.drop_repetition(root, run_id, commit)
     if version not in standing(client, name).values():
         why = f"made again by flow run {run_id}"
         move(name, version, "challenger", person(root), why, {}, root, tracking_uri)

@@ -93,3 +93,16 @@ def test_second_clone_gives_the_same_lock_byte_for_byte(done, tmp_path):
     (clone / "dvc.lock").unlink()
     dvc(clone, "repro")
     assert (clone / "dvc.lock").read_bytes() == (root / "dvc.lock").read_bytes()
+
+
+def test_a_run_that_changes_nothing_says_so_and_leaves_nothing(done):
+    root, result = done
+    branches = git(root, "branch", "--list", "runs/*")
+    verdict = (root / result["gate"]["path"]).read_text()
+    again = instar(root, "run")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "Nothing changed: this model already is tiny version 1" in again.stdout
+    assert "Gate, as before" in again.stdout
+    assert "running, see" not in again.stdout
+    assert git(root, "branch", "--list", "runs/*") == branches
+    assert (root / result["gate"]["path"]).read_text() == verdict

@@ -28,8 +28,13 @@ def result(
             "scratch": accuracy(0.83),
             "gain": {"mean": mean, "low": low, "high": high},
         },
-        "registered": {"name": "instar", "version": "3"},
-        "gate": {"outcome": outcome, "place": place, "reasons": ["pass: better than version 2"]},
+        "registered": {"name": "instar", "version": "3", "created": True},
+        "gate": {
+            "outcome": outcome,
+            "place": place,
+            "reasons": ["pass: better than version 2"],
+            "repeated": False,
+        },
         "report": "/somewhere/artifacts/evaluate/report.html",
     }
 
@@ -79,6 +84,24 @@ def test_refused_version_is_said_to_stay_challenger():
     assert "Staging, @challenger" in text
     assert "refused" in text
     assert "@champion" not in text
+
+
+@pytest.mark.parametrize(
+    ("outcome", "place", "line"),
+    [
+        ("refused", "challenger", "Gate, as before: refused (exit status 3)"),
+        ("same model", "champion", "Gate, as before: it is the champion's very model"),
+    ],
+)
+def test_a_run_that_changed_nothing_says_so_with_the_verdict_of_before(outcome, place, line):
+    of = result(-0.01, 0.0, 0.01, outcome, place)
+    of["registered"]["created"] = False
+    of["gate"]["repeated"] = True
+    text = printed(of)
+    assert "Nothing changed: this model already is instar version 3" in text
+    assert line in text
+    assert "pass: better than version 2" in text
+    assert "Registered:" not in text
 
 
 def test_one_draw_is_said_to_have_no_interval():

@@ -210,6 +210,34 @@ def test_the_same_weights_move_nothing(project):
     assert (champion(project), promotions(project)) == ("1", before)
 
 
+def test_an_unchanged_champion_keeps_the_verdict_that_made_it_one(project):
+    first = challenge(project, 1)
+    kept = (project / first.path).read_text()
+    again = challenge(project, 1)
+    assert (again.outcome, again.repeated) == ("same model", True)
+    assert again.reasons == first.reasons
+    assert (project / first.path).read_text() == kept
+    assert connect(uri(project)).get_model_version("tiny", "1").tags["gate"] == "promoted"
+
+
+def test_an_unchanged_refusal_is_repeated_until_something_speaks_for_the_version(project):
+    first = challenge(project, 1, gain_low=-0.01)
+    again = challenge(project, 1, gain_low=-0.01)
+    assert not first.repeated
+    assert (again.outcome, again.reasons, again.repeated) == ("refused", first.reasons, True)
+    text = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text(text.replace("0.1}", "0.1, require_gain: false}"))
+    other_rules = challenge(project, 1, gain_low=-0.01)
+    assert (other_rules.outcome, other_rules.repeated) == ("promoted", False)
+    assert champion(project) == "1"
+
+
+def test_a_verdict_of_another_life_of_the_database_is_not_repeated(project):
+    first = challenge(project, 1, gain_low=-0.01)
+    connect(uri(project)).delete_model_version_tag("tiny", "1", "gate")
+    assert not judge(project, first.version, uri(project)).repeated
+
+
 def challenge_with_another_test_set(root):
     """Version 2, measured on images of the present store; gives the champion's accuracy there."""
     challenge(root, 1)

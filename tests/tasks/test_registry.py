@@ -58,6 +58,15 @@ def test_the_same_weights_make_no_second_version(project):
     assert (stage(project, "1"), stage(project, "2")) == ("Staging", "Archived")
 
 
+def test_a_run_that_changed_nothing_leaves_no_branch(project):
+    first = registered(project)
+    registered(project, "run-2")
+    assert git(project, "branch", "--list", "runs/*").split() == ["runs/run-1"]
+    (project / "params.yaml").write_text((project / "params.yaml").read_text() + "# edited\n")
+    assert registered(project, "run-3").commit == first.commit
+    assert "edited" in git(project, "show", "runs/run-3:params.yaml")
+
+
 def test_untracked_code_is_refused_with_the_list(project):
     publish(project, "run-1")
     (project / "models" / "mine.py").write_text("x = 1\n")
