@@ -53,7 +53,8 @@ def evaluate(
     Args:
         params: The stage's settings.
         artifacts: Folder with the outputs of prepare, pretrain and finetune.
-        out: An existing folder for metrics.json, predictions.parquet, plots/ and the report.
+        out: An existing folder for metrics.json, scores.json, predictions.parquet, plots/ and the
+            report.
         progress: Told what is being done, how much is done and of how much.
 
     Returns:
@@ -78,6 +79,7 @@ def evaluate(
     _write_predictions(out / "predictions.parquet", test, shown, predicted)
     _write_plots(out / "plots", store.classes, test, predicted, calibration)
     _write_json(out / "metrics.json", metrics)
+    _write_json(out / "scores.json", _scores(metrics))
     progress("report", 0, 1)
     findings = Findings(
         store, learned, pretraining, encoder, test, predicted, shown, calibration, metrics
@@ -188,6 +190,16 @@ def _metrics(
         "test_digest": test.digest,
     }
     return _rounded(metrics)
+
+
+def _scores(metrics: dict[str, Any]) -> dict[str, Any]:
+    """What one run is told from another by, in names so short that they stand in one line."""
+    gain = metrics["gain"]
+    return {
+        **{arm: metrics[arm]["accuracy"]["mean"] for arm in ("pretrained", "scratch")},
+        **{"gain": gain["mean"], "gain_low": gain["low"], "gain_high": gain["high"]},
+        **{name: metrics[name] for name in ("labels", "knn", "linear")},
+    }
 
 
 def _read_test_set(store: PackedStore, path: Path) -> TestSet:

@@ -76,6 +76,15 @@ def test_typed_dvc_repro_has_nothing_to_do(done):
     assert (root / "dvc.lock").read_bytes() == lock
 
 
+def test_metrics_of_dvc_are_one_line_that_fits_a_terminal(done):
+    root, result = done
+    head, *rows = dvc(root, "metrics", "show").strip().splitlines()
+    assert len(rows) == 1
+    assert max(len(head), len(rows[0])) <= 120
+    shown = dict(zip(head.split(), rows[0].split(), strict=True))
+    assert float(shown["gain"]) == pytest.approx(result["metrics"]["gain"]["mean"], abs=1e-5)
+
+
 def test_changed_label_fraction_concerns_finetune_and_evaluate_alone(done, tmp_path):
     root = tmp_path / "changed"
     shutil.copytree(done[0], root, symlinks=True)

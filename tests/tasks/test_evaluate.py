@@ -134,6 +134,20 @@ def test_metrics_agree_with_the_predictions(artifacts, out):
     assert metrics["accuracy"] > 0.6 and metrics["linear"] > 0.6
 
 
+def test_scores_are_the_numbers_of_the_metrics_that_runs_are_compared_by(out):
+    metrics, scores = (json.loads((out / f"{n}.json").read_text()) for n in ("metrics", "scores"))
+    assert scores == {
+        "pretrained": metrics["pretrained"]["accuracy"]["mean"],
+        "scratch": metrics["scratch"]["accuracy"]["mean"],
+        "gain": metrics["gain"]["mean"],
+        "gain_low": metrics["gain"]["low"],
+        "gain_high": metrics["gain"]["high"],
+        "labels": metrics["labels"],
+        "knn": metrics["knn"],
+        "linear": metrics["linear"],
+    }
+
+
 def test_plots_hold_the_same_numbers(out):
     tables = {}
     for name in ("confusion", "reliability", "accuracy"):
