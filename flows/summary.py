@@ -84,7 +84,13 @@ def next_commands(result: dict[str, Any]) -> list[tuple[str, str]]:
         commands.append(
             (f"python -c \"import mlflow; mlflow.pyfunc.load_model('{uri}')\"", "load the model")
         )
-    commands.append(("instar run -S finetune.label_fraction=0.05", "only what depends on it runs"))
+    metrics = result["metrics"]
+    more = 5 * metrics["label_fraction"]
+    if metrics["gain"]["low"] is None:
+        commands.append(("instar run -S finetune.draws=5", "tell a gain from the luck of a draw"))
+    elif more <= 1 and not draws.same_labels(metrics):
+        setting = f"finetune.label_fraction={more:.3g}"
+        commands.append((f"instar run -S {setting}", "more labels; only what depends on it runs"))
     commands.append(('instar schedule --cron "0 3 * * *"', "retrain every night at three"))
     return commands
 

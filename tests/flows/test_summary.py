@@ -125,6 +125,24 @@ def test_same_model_is_said_to_stand_where_the_registry_has_it(place, said):
     assert f"instar version 3 ({said})" in text
 
 
+@pytest.mark.parametrize(
+    ("known", "expected"),
+    [
+        ({"label_fraction": 0.01}, "finetune.label_fraction=0.05"),
+        ({"label_fraction": 0.05}, "finetune.label_fraction=0.25"),
+        ({"label_fraction": 0.25}, None),
+        # No others are there.
+        ({"label_fraction": 0.01, "label_overlap": 1}, None),
+        ({"gain": {"mean": 0.02, "low": None, "high": None}}, "finetune.draws=5"),
+    ],
+)
+def test_the_next_setting_to_try_is_another_than_the_present_one(known, expected):
+    of = result(0.012, 0.02, 0.03)
+    of["metrics"] |= known
+    tried = [command for command, _ in next_commands(of) if "-S" in command]
+    assert tried == ([f"instar run -S {expected}"] if expected else [])
+
+
 def test_a_shell_that_does_not_know_instar_is_told_how_it_would(monkeypatch, tmp_path):
     def first():
         return next_commands(result(0.01, 0.02, 0.03))[0][0]
