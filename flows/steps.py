@@ -27,7 +27,7 @@ from tasks.lineage import (
 from tasks.params import load_params
 from tasks.presence import BUILT_IN
 from tasks.publisher import Publisher
-from tasks.remote import fetch, push, require_dvc
+from tasks.remote import fetch, push, require_dvc, restore
 from tasks.runner import StageOutcome, at_terminal, log_of, run_stage, started
 from tasks.tracking import shown, tracking_uri_of
 
@@ -99,11 +99,16 @@ class Retraining:
             self._publisher = None
 
     def fetch(self) -> None:
-        """Get what the DVC remote has; without it the run only computes more."""
+        """Get what the DVC remote has; without it the run only computes more.
+
+        Raises:
+            TaskError: The raw data are tracked, but nowhere to be had.
+        """
         if not self._fetched:
             said = fetch(self.root)
             if said != "fetched":
                 self._tell(f"fetch: {said}")
+            restore(load_params(self.root / "params.yaml").data.path, self.root)
             self._fetched = True
 
     def stage(self, name: str) -> StageOutcome:

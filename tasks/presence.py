@@ -30,9 +30,15 @@ def require_presence(params: Params, root: Path) -> None:
         require_known(params.pretrain.encoder.name)
 
 
+def dvc_file_of(path: Path, root: Path) -> Path | None:
+    """The `.dvc` file, from `root`, that brings a path or a folder around it; None without one."""
+    candidates = (Path(f"{place}.dvc") for place in (path, *path.parents))
+    return next((file for file in candidates if (root / file).is_file()), None)
+
+
 def _require_data(data: DataParams, root: Path) -> None:
     path = Path(data.path)
-    if (root / path).exists() or any((root / f"{p}.dvc").is_file() for p in (path, *path.parents)):
+    if (root / path).exists() or dvc_file_of(path, root):
         return
     remedy = "put your images there first, or correct the path"
     if data.source in BUILT_IN:

@@ -6,6 +6,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from tasks.errors import TaskError
+from tasks.presence import dvc_file_of
 from tasks.runner import dvc_complaint, run_dvc
 
 
@@ -53,6 +54,23 @@ def fetch(root: Path | str) -> str:
     if answer.returncode == 0:
         return "fetched"
     return f"not all could be fetched ({dvc_complaint(answer.stdout)}); it will be computed"
+
+
+def restore(path: str, root: Path | str) -> None:
+    """Put data that a `.dvc` file tracks, and that is not there, in its place from the cache.
+
+    Raises:
+        TaskError: The cache lacks it, and so does the remote that was fetched from.
+    """
+    file = dvc_file_of(Path(path), Path(root))
+    if (Path(root) / path).exists() or file is None:
+        return
+    answer = run_dvc(["checkout", "--quiet", str(file)], root)
+    if answer.returncode != 0 or not (Path(root) / path).exists():
+        raise TaskError(
+            f"data.path: {path} is not there, and neither cache nor remote holds what {file} "
+            "tracks: `dvc push` it where it is, or put it back."
+        )
 
 
 def push(root: Path | str) -> None:

@@ -21,6 +21,7 @@ from tasks.errors import TaskError
 from tasks.leash import Leash
 from tasks.lineage import stage_key
 from tasks.params import read_yaml
+from tasks.presence import dvc_file_of
 
 STAGES = ("prepare", "pretrain", "finetune", "evaluate")
 LineReader = Callable[[str], None]
@@ -34,7 +35,7 @@ _UNCHANGED = re.compile(r"^Stage '.*' (didn't change, skipping|is cached - skipp
 _WOULD_RUN = re.compile(r"^Running stage '([^']+)'")
 # While a stage's command runs DVC locks only what it reads and writes, else the whole project.
 _LOCKED_OUT = ("Unable to acquire lock", "it is being blocked by")
-_STOPPED = re.compile(r"failed to reproduce '([^']+)': \[Errno 2\]")
+_STOPPED = re.compile(r"failed to reproduce '([^']+)': \[Errno 2\] [^']+'([^']+)'")
 
 
 @dataclass(frozen=True)
@@ -99,9 +100,9 @@ def planned_stages(root: Path | str) -> list[str]:
     found = [match.group(1) for match in matches if match]
     if answer.returncode == 0:
         return found
-    # In a fresh clone DVC stops at the first stage whose input is still to be made.
+    # In a fresh clone DVC stops at the first stage whose input is still to be made, or pulled.
     stopped = _STOPPED.search(answer.stdout)
-    if not (found and stopped):
+    if not stopped or not (found or dvc_file_of(Path(stopped.group(2)), Path(root))):
         raise TaskError(f"dvc cannot plan the run: {dvc_complaint(answer.stdout)}")
     stages = list(read_yaml(Path(root) / "dvc.yaml")["stages"])
     return found + stages[stages.index(stopped.group(1)) :]

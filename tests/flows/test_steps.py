@@ -1,9 +1,12 @@
 """The steps of a retraining on a toy project with real DVC and git; MLflow is away."""
 
+import shutil
+
 import pytest
 
 from flows.steps import Retraining
 from tasks.errors import TaskError
+from tasks.runner import run_dvc
 from tests.tasks.conftest import PARAMS
 from tests.tasks.toy_project import git, make_toy_project
 
@@ -73,3 +76,25 @@ def test_at_a_terminal_the_bar_is_sign_enough(run, told, monkeypatch):
     (run.root / "input.txt").write_text("other")
     (line,) = next_run(run, told)
     assert "running" not in line
+
+
+def test_data_that_dvc_tracks_are_put_in_their_place(run):
+    settings = PARAMS.replace("data/raw/images.npz", "raw/images.npz")
+    (run.root / "params.yaml").write_text(settings)
+    data = run.root / "raw" / "images.npz"
+    data.parent.mkdir()
+    data.write_text("pixels")
+    assert run_dvc(["add", "raw"], run.root).returncode == 0
+    shutil.rmtree(data.parent)
+    run.fetch()
+    assert data.read_text() == "pixels"
+
+
+def test_tracked_data_that_are_nowhere_are_told_with_the_remedy(run):
+    (run.root / "params.yaml").write_text(PARAMS.replace("data/raw/images.npz", "input.npz"))
+    (run.root / "input.npz").write_text("pixels")
+    assert run_dvc(["add", "input.npz"], run.root).returncode == 0
+    (run.root / "input.npz").unlink()
+    shutil.rmtree(run.root / ".dvc" / "cache")
+    with pytest.raises(TaskError, match=r"neither cache nor remote holds what input.npz.dvc"):
+        run.fetch()

@@ -52,6 +52,14 @@ def test_stages_behind_one_that_never_ran_are_planned_too(project):
     assert planned_stages(project) == ["copy", "copy_again"]
 
 
+def test_a_stage_whose_data_dvc_can_bring_is_planned_before_they_are_there(project):
+    (project / "input.txt").unlink()
+    with pytest.raises(TaskError, match=r"input\.txt"):
+        planned_stages(project)
+    (project / "input.txt.dvc").write_text("outs: [{path: input.txt}]\n")
+    assert planned_stages(project) == ["copy"]
+
+
 def test_failure_carries_the_stages_own_message_and_no_stack_trace(project):
     (project / "input.txt").write_text("complain")
     with pytest.raises(TaskError) as caught:
