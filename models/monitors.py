@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from models.encoders import Encoder
-from models.errors import ModelError
+from models.errors import UnhealthyError
 from models.extraction import extract_features
 from models.metrics import feature_std, knn_accuracy, rankme
 
@@ -24,7 +24,8 @@ class CollapseMonitor(Callback):
 
     Label-free: encoder features of fixed images, and the embeddings of the epoch's last batch
     (`embedding_std`), where a collapse of the head shows first. A loss that is no number
-    stops the run within `every` steps.
+    stops the run within `every` steps, a weight that is none at the end of the epoch: callbacks
+    that save must come after this one, then what they saved last is healthy.
 
     Args:
         images: uint8 (N, H, W, C) or float (N, C, H, W) in [0, 1]; some hundreds do.
@@ -33,7 +34,7 @@ class CollapseMonitor(Callback):
         every: Steps between looks at the loss; each look waits for the device.
 
     Raises:
-        ModelError: Out of `trainer.fit`, saying what was measured and what to try.
+        UnhealthyError: Out of `trainer.fit`, saying what was measured and what to try.
     """
 
     def __init__(
@@ -53,22 +54,29 @@ class CollapseMonitor(Callback):
         if batch_idx % self.every == 0 or trainer.is_last_batch:
             loss = float(outputs["loss"])
             if not math.isfinite(loss):
-                raise ModelError(
+                raise UnhealthyError(
                     f"pretraining diverged: the loss is {loss} at step {trainer.global_step} "
-                    f"(epoch {trainer.current_epoch}); {_REMEDY}"
+                    f"(epoch {trainer.current_epoch + 1}); {_REMEDY}"
                 )
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure, log, and stop on collapse."""
+        epoch = trainer.current_epoch + 1
         features = extract_features(_encoder(pl_module), self.images)
+        for name, values in {**pl_module.state_dict(), "features": features}.items():
+            if not values.isfinite().all():
+                raise UnhealthyError(
+                    f"pretraining diverged: after epoch {epoch} {name} holds what is no number; "
+                    f"{_REMEDY}"
+                )
         rank = rankme(features)
         pl_module.log("rankme", rank)
         spreads = {"feature_std": features}
         if self._embeddings is not None:
             spreads["embedding_std"] = self._embeddings
         if rank < self.min_rank:
-            raise ModelError(
-                f"pretraining collapsed: after epoch {trainer.current_epoch} rankme is {rank:.3g} "
+            raise UnhealthyError(
+                f"pretraining collapsed: after epoch {epoch} rankme is {rank:.3g} "
                 f"of {features.shape[1]}, so all images share one direction; {_REMEDY}"
             )
         for name, values in spreads.items():
@@ -76,8 +84,8 @@ class CollapseMonitor(Callback):
             pl_module.log(name, spread)
             healthy = values.shape[1] ** -0.5
             if not spread >= self.min_spread * healthy:
-                raise ModelError(
-                    f"pretraining collapsed: after epoch {trainer.current_epoch} {name} is "
+                raise UnhealthyError(
+                    f"pretraining collapsed: after epoch {epoch} {name} is "
                     f"{spread:.3g}, where {healthy:.3g} is healthy, so all images look alike to "
                     f"the encoder; {_REMEDY}"
                 )
@@ -112,7 +120,7 @@ class EpochHistory(Callback):
         rows: `{"epoch": 0, "loss": ..., "lr": ..., ...}`, from the first epoch on.
 
     Args:
-        on_epoch: Called with each new row.
+        on_epoch: Called with each new row, and with those that a checkpoint brings back.
     """
 
     def __init__(self, on_epoch: Callable[[dict[str, float]], None] | None = None):
@@ -123,9 +131,7 @@ class EpochHistory(Callback):
         """Take what the module and the other callbacks logged."""
         measured = {name: float(value) for name, value in trainer.callback_metrics.items()}
         row = {"epoch": trainer.current_epoch} | measured
-        self.rows.append(row)
-        if self.on_epoch is not None:
-            self.on_epoch(row)
+        self._add(row)
 
     def state_dict(self) -> dict[str, Any]:
         """Give the rows to a checkpoint."""
@@ -133,7 +139,14 @@ class EpochHistory(Callback):
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take the rows of the epochs before a resume."""
-        self.rows = list(state_dict["rows"])
+        self.rows = []
+        for row in state_dict["rows"]:
+            self._add(row)
+
+    def _add(self, row: dict[str, float]) -> None:
+        self.rows.append(row)
+        if self.on_epoch is not None:
+            self.on_epoch(row)
 
 
 def _encoder(module: LightningModule) -> Encoder:

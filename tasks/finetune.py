@@ -39,7 +39,7 @@ def finetune(run: Stage) -> None:
         run.progress(f"{now.fit.arm}, draw {now.fit.draw + 1}", now.done, total, shown)
 
     run.progress("learning from labels", 0, total)
-    for fit, rows in fit_all(fits, params.workers, show):
+    for fit, rows in fit_all(fits, params.workers, show, run.note):
         losses[fit.arm, fit.draw] = rows
         for row in rows:
             run.journal.metrics({f"{fit.arm}/loss_draw_{fit.draw + 1}": row["loss"]}, row["step"])
@@ -60,7 +60,7 @@ def _fits(run: Stage, store: PackedStore) -> Iterator[Fit]:
         drawn = rows[draw_labels(labels, params.label_fraction, params.seed, draw)]
         seed = keyed_seed(params.seed, "fit", draw)
         for arm in ARMS:
-            yield Fit(arm, draw, seed, [int(row) for row in drawn], params, run.out)
+            yield Fit(arm, draw, seed, [int(row) for row in drawn], params, run.out, run.scratch)
 
 
 def _drawn(fits: list[Fit]) -> list[list[int]]:

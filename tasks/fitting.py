@@ -1,9 +1,18 @@
-"""The fits of stage `finetune`: each a function of its seed, several side by side."""
+"""The fits of stage `finetune`: each a function of its seed, several side by side.
+
+A fit that is done is kept in the stage's scratch folder, so that a run that was killed has only
+the others left to do. Within a fit there is no checkpoint: it takes seconds, and repeating it gives
+the same bytes.
+"""
 
 from __future__ import annotations
 
+import io
 import json
 import multiprocessing
+import os
+import threading
+import zipfile
 from collections.abc import Callable, Iterator, MutableSequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -22,6 +31,7 @@ from models.params import EncoderParams
 from models.weights import load_weights, save_weights
 from tasks.errors import TaskError
 from tasks.params import FinetuneParams
+from tasks.scratch import keep, kept
 
 STORE = Path("artifacts/prepare/store")
 PRETRAINED = Path("artifacts/pretrain")
@@ -45,11 +55,17 @@ class Fit:
     rows: list[int]
     params: FinetuneParams
     out: Path
+    scratch: Path
 
     @property
     def weights(self) -> str:
         """Where its weights go, below the stage's folder."""
         return f"classifiers/{self.arm}-{self.draw}.safetensors"
+
+    @property
+    def record(self) -> Path:
+        """The name under which it is kept once it is done: weights and history in one file."""
+        return self.scratch / f"{self.arm}-{self.draw}.zip"
 
 
 @dataclass(frozen=True)
@@ -70,14 +86,20 @@ class Standing:
 
 
 def fit_all(
-    fits: list[Fit], workers: int, watch: Callable[[Standing], None]
+    fits: list[Fit],
+    workers: int,
+    watch: Callable[[Standing], None],
+    note: Callable[[str], None],
 ) -> Iterator[tuple[Fit, History]]:
     """Runs the fits in `workers` processes; gives each with its history as it is done.
+
+    Those that a former run has kept come first and are not run again.
 
     Args:
         fits: What is to be learned.
         workers: How many side by side.
         watch: Told twice a second how far they are.
+        note: Told how many a former run has kept, and of damaged records.
 
     Raises:
         TaskError: A worker was killed.
@@ -87,8 +109,18 @@ def fit_all(
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tasks.fitting"])
     board = context.RawArray("d", 2 * len(fits))
-    with ProcessPoolExecutor(workers, context, initializer=_take, initargs=(board,)) as pool:
-        pending = {pool.submit(fit_one, fit, place): place for place, fit in enumerate(fits)}
+    done = {place: found for place, fit in enumerate(fits) if (found := _recall(fit, note))}
+    if done:
+        note(f"resuming with {len(done)} of {len(fits)} fits done")
+    for place, history in done.items():
+        board[2 * place] = history[-1]["step"]
+        yield fits[place], history
+    with ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(board,)) as pool:
+        pending = {
+            pool.submit(fit_one, fit, place): place
+            for place, fit in enumerate(fits)
+            if place not in done
+        }
         try:
             while pending:
                 finished, _ = wait(pending, LOOK_EVERY, return_when=FIRST_COMPLETED)
@@ -111,9 +143,19 @@ def _standing(board: MutableSequence[float], fits: list[Fit], place: int) -> Sta
     return Standing(done, fits[place], int(board[2 * place]), board[2 * place + 1])
 
 
-def _take(board: MutableSequence[float]) -> None:
+def _begin(board: MutableSequence[float]) -> None:
+    """Set up a worker."""
     global _board
     _board = board
+    threading.Thread(target=_end_with_the_stage, daemon=True).start()
+
+
+def _end_with_the_stage() -> None:
+    """Without this a stage that was killed leaves its workers waiting for work for ever."""
+    stage = multiprocessing.parent_process()
+    assert stage is not None
+    stage.join()
+    os._exit(1)
 
 
 def fit_one(fit: Fit, place: int) -> History:
@@ -140,6 +182,28 @@ def fit_one(fit: Fit, place: int) -> History:
         tell,
     )
     save_weights(classifier, fit.out / fit.weights)
+    _remember(fit, history)
+    return history
+
+
+def _remember(fit: Fit, history: History) -> None:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.write(fit.out / fit.weights, "weights")
+        archive.writestr("history", json.dumps(history))
+    keep(fit.record, packed.getbuffer())
+
+
+def _recall(fit: Fit, note: Callable[[str], None]) -> History | None:
+    """Puts the weights of a fit that was kept where they belong; gives its history."""
+    record = next(kept(fit.record, note), None)
+    if record is None:
+        return None
+    weights = fit.out / fit.weights
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(record) as archive:
+        weights.write_bytes(archive.read("weights"))
+        history: History = json.loads(archive.read("history"))
     return history
 
 

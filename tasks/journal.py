@@ -6,6 +6,7 @@ disk before the call returns. Events (``time`` is Unix milliseconds):
     {"event": "start",    "time": …, "stage": …, "key": …, "params": {…}}
     {"event": "metrics",  "time": …, "step": 3, "values": {"loss": 1.25}}
     {"event": "progress", "time": …, "what": "epoch", "done": 3, "total": 20}
+    {"event": "note",     "time": …, "message": "…"}
     {"event": "end",      "time": …, "status": "finished" | "failed" | "killed", "message": …}
 """
 
@@ -48,6 +49,10 @@ class Journal:
         """Tells a watcher how far the stage is (``total`` None: unknown)."""
         # Not fsync'd: called often, and nobody misses the last one after a power cut.
         self._append({"event": "progress", "what": what, "done": done, "total": total}, sync=False)
+
+    def note(self, message: str) -> None:
+        """Records what whoever looks into a run wants to know: a resume, a damaged file."""
+        self._append({"event": "note", "message": message})
 
     def end(self, status: str, message: str | None = None) -> None:
         """Closes the run opened by `start`: 'finished', 'failed' or 'killed', and why."""

@@ -1,4 +1,9 @@
-"""Stage `pretrain`: learn an encoder from all training images without a label."""
+"""Stage `pretrain`: learn an encoder from all training images without a label.
+
+A run that was killed goes on after its last whole epoch, and its results are the same bytes:
+weights, optimizer, schedule and history come from the checkpoint, and all randomness is keyed by
+seed, epoch and step.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +11,23 @@ import logging
 import time
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 
 from data.datamodule import ViewsDataModule
 from data.shards import images_within
 from data.splits import draw_labels
 from data.store import PackedStore, evenly_spread
 from models.encoders import build_encoder
+from models.errors import UnhealthyError
 from models.methods import build_method
 from models.monitors import CollapseMonitor, EpochHistory, OnlineKNN
 from models.pretraining import Pretraining
 from models.weights import save_weights
+from tasks.checkpoints import EpochCheckpoints, WholeFiles, epochs_done, newest_checkpoint
 from tasks.params import PretrainParams
 from tasks.stage import ARTIFACTS, Stage, stage
 
@@ -55,14 +60,17 @@ def pretrain(run: Stage) -> None:
     history = EpochHistory(on_epoch=lambda row: _tell(run, row))
     callbacks = [CollapseMonitor(_watched(store, rows)), *_probe(run, store, rows)]
     trainer = _trainer(run, [*callbacks, history, Speedometer(run, params.epochs)])
-    checkpoint = _newest_checkpoint(run)
+    checkpoint = newest_checkpoint(run.scratch, run.note)
     if checkpoint is not None:
+        run.note(f"resuming after epoch {epochs_done(checkpoint)} of {params.epochs}")
         # Told here, since Lightning builds its first iterator before it knows (its issue 21938).
-        data.set_epoch(int(checkpoint.stem) + 1)
+        data.set_epoch(epochs_done(checkpoint))
     try:
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     except SystemExit:  # what Lightning makes of Ctrl-C
         raise KeyboardInterrupt from None
+    except UnhealthyError as error:
+        raise UnhealthyError(f"{error}. {_last_healthy(run)}") from None
     save_weights(method.encoder, run.out / "encoder.safetensors")
     run.write_json("encoder.json", {**_described(params), **shape})
     table = pd.DataFrame(history.rows).round(6)
@@ -133,30 +141,27 @@ def _trainer(run: Stage, callbacks: list[Callback]) -> Trainer:
     # Its lines of advice (workers, loggers, "fit stopped") would break up the progress bar.
     warnings.filterwarnings("ignore", module="lightning")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    checkpoints = ModelCheckpoint(
-        run.scratch,
-        filename="{epoch:04d}",
-        auto_insert_metric_name=False,
-        save_top_k=1,
-        save_on_train_epoch_end=True,
-    )
     return Trainer(
         max_epochs=run.params.pretrain.epochs,
         accelerator="auto",
         devices=1,
         logger=False,
-        callbacks=[*callbacks, checkpoints],
+        callbacks=[*callbacks, EpochCheckpoints(run.scratch)],
+        plugins=[WholeFiles()],
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=run.scratch,
     )
 
 
-def _newest_checkpoint(run: Stage) -> Path | None:
-    found = sorted(run.scratch.glob("*.ckpt"))
-    if found:
-        run.progress(f"resuming after {found[-1].stem}", 0)
-    return found[-1] if found else None
+def _last_healthy(run: Stage) -> str:
+    checkpoint = newest_checkpoint(run.scratch, run.note)
+    if checkpoint is None:
+        return "It never ended an epoch healthy, so no checkpoint is kept."
+    return (
+        f"The last healthy checkpoint is kept: epoch {epochs_done(checkpoint)}, {checkpoint}. "
+        "The same settings would go on from it to the same end; changed ones start anew."
+    )
 
 
 def _tell(run: Stage, row: Mapping[str, float]) -> None:

@@ -24,6 +24,7 @@ from tasks.journal import Journal, journal_path
 from tasks.lineage import edited, key_of, stage_inputs
 from tasks.params import Params, load_params
 from tasks.progress import StageProgress
+from tasks.scratch import claimed, discard
 
 ARTIFACTS = Path("artifacts")
 STATE = Path(".instar")
@@ -38,17 +39,25 @@ class Stage:
         params: The validated settings.
         out: The folder to write to, empty at the start.
         journal: Where metrics go that MLflow will show.
-        scratch: A folder for checkpoints, named by the stage key: a changed setting or input
-            never meets another's state. Removed when the stage succeeds.
+        scratch: A folder for checkpoints that no other process uses, named by the stage key: a
+            changed setting or input never meets another's state. Removed when the stage succeeds.
     """
 
-    def __init__(self, name: str, key: str, params: Params, journal: Journal, bar: StageProgress):
+    def __init__(
+        self,
+        name: str,
+        key: str,
+        params: Params,
+        journal: Journal,
+        bar: StageProgress,
+        scratch: Path,
+    ):
         self.name = name
         self.key = key
         self.params = params
         self.journal = journal
         self.out = ARTIFACTS / name
-        self.scratch = STATE / "checkpoints" / f"{name}-{key}"
+        self.scratch = scratch
         self._bar = bar
         self._told = 0.0
 
@@ -59,6 +68,11 @@ class Stage:
         if now - self._told >= PROGRESS_EVERY:
             self._told = now
             self.journal.progress(what, done, total)
+
+    def note(self, message: str) -> None:
+        """Tells a line that belongs on the screen and into the journal."""
+        print(f"{self.name}: {message}", file=sys.stderr, flush=True)
+        self.journal.note(message)
 
     def write_json(self, name: str, content: Any) -> None:
         """Writes one of the stage's outputs, the same bytes for the same content."""
@@ -82,17 +96,18 @@ def stage(name: str) -> Iterator[Stage]:
         key = key_of(inputs)
         journal = Journal(journal_path(Path.cwd(), name, key))
         journal.start(name, key, _group(params, name))
-        with StageProgress(name) as bar:
-            run = Stage(name, key, params, journal, bar)
-            shutil.rmtree(run.out, ignore_errors=True)
-            run.out.mkdir(parents=True)
-            yield run
-        _refuse_edits(name, inputs)
-        journal.metrics(
-            {"seconds": time.monotonic() - started, "peak_memory_mb": peak_memory_mb()}, step=0
-        )
-        journal.end("finished")
-        shutil.rmtree(run.scratch, ignore_errors=True)
+        with claimed(STATE / "checkpoints" / f"{name}-{key}") as scratch:
+            with StageProgress(name) as bar:
+                run = Stage(name, key, params, journal, bar, scratch)
+                shutil.rmtree(run.out, ignore_errors=True)
+                run.out.mkdir(parents=True)
+                yield run
+            _refuse_edits(name, inputs)
+            journal.metrics(
+                {"seconds": time.monotonic() - started, "peak_memory_mb": peak_memory_mb()}, step=0
+            )
+            journal.end("finished")
+            discard(scratch)
     except KeyboardInterrupt:
         if journal:
             journal.end("killed", "interrupted")

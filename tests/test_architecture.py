@@ -19,6 +19,7 @@ GUARDED = {*ROOMS, "prefect", "mlflow", "dvc"}
 # checks: params.yaml holds every key, see test_params.)
 FRAME = {
     "tasks/stage.py",
+    "tasks/scratch.py",
     "tasks/params.py",
     "tasks/progress.py",
     "tasks/journal.py",

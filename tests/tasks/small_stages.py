@@ -7,7 +7,7 @@ from data.params import DataParams
 from tasks.journal import Journal
 from tasks.params import validate_params
 from tasks.progress import StageProgress
-from tasks.stage import ARTIFACTS, Stage
+from tasks.stage import ARTIFACTS, STATE, Stage
 
 SETTINGS = {
     "data": {"source": "npz", "path": "images.npz", "size": 8, "channels": 1},
@@ -46,6 +46,7 @@ def prepare():
 def make_stage(name, **changes):
     """The stage as `tasks.stage.stage` gives it, with some settings of its group changed."""
     params = validate_params({**SETTINGS, name: {**SETTINGS[name], **changes}})
-    run = Stage(name, "key", params, Journal(f"{name}.jsonl"), StageProgress(name))
+    scratch = STATE / "checkpoints" / f"{name}-key"
+    run = Stage(name, "key", params, Journal(f"{name}.jsonl"), StageProgress(name), scratch)
     run.out.mkdir(parents=True)
     return run

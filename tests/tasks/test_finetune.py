@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks import finetune as finetuning
 from tasks import fitting
 from tasks.errors import TaskError
 from tasks.finetune import finetune
@@ -92,6 +93,84 @@ def test_later_stages_learn_what_the_classifiers_are_and_no_more():
 
 def test_killed_worker_is_explained_and_nothing_waits_for_it(tmp_path):
     params = make_stage("finetune").params.finetune
-    fits = [Fit("scratch", draw, 0, KilledOnArrival(), params, tmp_path) for draw in range(3)]
+    fits = [
+        Fit("scratch", draw, 0, KilledOnArrival(), params, tmp_path, tmp_path) for draw in range(3)
+    ]
     with pytest.raises(TaskError, match=r"want of memory: lower finetune.workers"):
-        list(fit_all(fits, 2, lambda _: None))
+        list(fit_all(fits, 2, print, print))
+
+
+def outputs(run):
+    files = {p.relative_to(run.out): p.read_bytes() for p in run.out.rglob("*") if p.is_file()}
+    shutil.rmtree(run.out)
+    return files
+
+
+def cut_short(monkeypatch, **changes):
+    """A run whose fits are all done and kept, but which ended before its results were written."""
+    run = make_stage("finetune", **changes)
+    with monkeypatch.context() as patch:
+        patch.setattr(finetuning, "_describe", _fail)
+        with pytest.raises(InterruptedError):
+            finetune(run)
+    shutil.rmtree(run.out)
+    return sorted(run.scratch.glob("*.zip"))
+
+
+def _fail(*_):
+    raise InterruptedError
+
+
+def notes():
+    events = [json.loads(line) for line in Path("finetune.jsonl").read_text().splitlines()]
+    return [event["message"] for event in events if event["event"] == "note"]
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut"])
+def test_only_fits_that_are_not_kept_are_run_and_the_bytes_are_the_same(monkeypatch, damage):
+    run = make_stage("finetune")
+    finetune(run)
+    shutil.rmtree(run.scratch)
+    whole = outputs(run)
+    kept = cut_short(monkeypatch)
+    assert [path.name.split(".")[0] for path in kept] == [
+        "pretrained-0", "pretrained-1", "scratch-0", "scratch-1",
+    ]  # fmt: skip
+    if damage == "missing":
+        kept[1].unlink()
+    else:
+        kept[1].write_bytes(kept[1].read_bytes()[:-100])
+    run, told, submitted = make_stage("finetune"), [], []
+    submit = fitting.ProcessPoolExecutor.submit
+    monkeypatch.setattr(
+        fitting.ProcessPoolExecutor,
+        "submit",
+        lambda pool, what, fit, place: (
+            submitted.append(fit.weights) or submit(pool, what, fit, place)
+        ),
+    )
+    monkeypatch.setattr(fitting, "LOOK_EVERY", 0.005)
+    monkeypatch.setattr(run, "progress", lambda *shown: told.append(shown))
+    finetune(run)
+    assert submitted == ["classifiers/pretrained-1.safetensors"]
+    assert outputs(run) == whole
+    assert notes()[-1] == "resuming with 3 of 4 fits done"
+    assert all(done >= 60 for _, done, *_ in told[1:]), "what is kept counts as done"
+    if damage == "cut":
+        assert "pretrained-1" in notes()[0] and ".damaged" in notes()[0]
+        assert kept[1].with_name(f"{kept[1].name}.damaged").exists()
+
+
+def test_curves_of_kept_fits_are_in_the_journal_of_the_run_that_goes_on(monkeypatch):
+    cut_short(monkeypatch, draws=1)
+    os.rename("finetune.jsonl", "first.jsonl")
+    finetune(make_stage("finetune", draws=1))
+    metrics = [
+        list(map(json.loads, Path(name).read_text().splitlines()))
+        for name in ("first.jsonl", "finetune.jsonl")
+    ]
+    first, second = (
+        sorted((e["step"], *e["values"].items()) for e in events if e["event"] == "metrics")
+        for events in metrics
+    )
+    assert first == second and len(first) == 40

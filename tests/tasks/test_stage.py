@@ -15,7 +15,7 @@ def test_outputs_of_edited_inputs_are_refused_and_the_checkpoint_is_kept(
     monkeypatch.chdir(project)
     frame = stage("pretrain")
     scratch = frame.__enter__().scratch
-    scratch.mkdir(parents=True)
+    (scratch / "epoch-0001.ckpt").touch()
     text = (project / file).read_text()
     (project / file).write_text(text.replace("epochs: 2", "epochs: 3") + "# edited\n")
     with pytest.raises(SystemExit, match="1"):
@@ -29,6 +29,6 @@ def test_outputs_of_edited_inputs_are_refused_and_the_checkpoint_is_kept(
 def test_stage_that_was_left_alone_clears_its_checkpoint(project, monkeypatch):
     monkeypatch.chdir(project)
     with stage("pretrain") as run:
-        run.scratch.mkdir(parents=True)
+        (run.scratch / "epoch-0001.ckpt").touch()
         (project / "notes.txt").write_text("not an input")
     assert not run.scratch.exists()
