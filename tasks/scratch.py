@@ -139,6 +139,8 @@ def _remove_if_unused(folder: Path) -> None:
 def _sync_folder(folder: Path) -> None:
     opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(opened)
+        # Some network file systems cannot; the checksum tells what a power cut left.
+        with contextlib.suppress(OSError):
+            os.fsync(opened)
     finally:
         os.close(opened)
