@@ -26,7 +26,7 @@ from tasks.workspace import isolated
 from tests.e2e.tiny_project import environment, make_tiny_project
 from tests.tasks.toy_project import make_toy_project
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 EPOCHS, STEPS = 4, 9
 DRAWS = 3
@@ -248,7 +248,6 @@ with isolated(".", "killed") as place:
 
 
 @pytest.mark.faults
-@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("engine", ENGINES)
@@ -267,7 +266,6 @@ def test_pretraining_killed_twice_at_random(
 
 
 @pytest.mark.faults
-@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("engine", ENGINES)
