@@ -76,7 +76,7 @@ def uninterrupted(prepared, tmp_path_factory):
     def outputs(name, *settings):
         if (name, settings) not in known:
             root = tmp_path_factory.mktemp("whole") / "project"
-            source = prepared if name == "pretrain" else known["pretrain", settings[:0]][0]
+            source = prepared if name == "pretrain" else outputs("pretrain")[0]
             copy(source, root, *settings)
             with pytest.MonkeyPatch.context() as patch:
                 patch.chdir(root)
@@ -85,7 +85,6 @@ def uninterrupted(prepared, tmp_path_factory):
             known[name, settings] = root, read(root, name)
         return known[name, settings]
 
-    outputs("pretrain")
     return outputs
 
 
