@@ -74,6 +74,7 @@ class Retraining:
         self._publisher: Publisher | None = None
         self._fetched = False
         self._pushed = False
+        self._published = False
         self._outcomes: dict[str, StageOutcome] = {}
         self._inputs: dict[str, dict[str, Any]] = {}
         self._version: RegisteredVersion | None = None
@@ -94,9 +95,11 @@ class Retraining:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: Any, trace: Any) -> None:
-        if self._publisher is not None:
+        assert self._publisher is not None, "left as often as entered"
+        if self._published:
+            self._publisher.release()
+        else:
             self._publisher.__exit__(kind, error, trace)
-            self._publisher = None
 
     def fetch(self) -> None:
         """Get what the DVC remote has; without it the run only computes more.
@@ -156,9 +159,8 @@ class Retraining:
             TaskError: It has not; everything computed is kept.
         """
         assert self._publisher is not None, "steps run inside `with Retraining(...)`"
-        arrived = self._publisher.close("FINISHED", timeout=120.0)
-        self._publisher = None
-        if not arrived:
+        self._published = True
+        if not self._publisher.finish("FINISHED", timeout=120.0):
             raise TaskError(self._unreachable())
 
     def register(self) -> RegisteredVersion:

@@ -34,11 +34,13 @@ class Delivery:
         self._connection: tuple[MlflowClient, str] | None = None
         self._sent: dict[str, set[tuple[str, int]]] = {}
         self._doubtful: set[str] = set()
+        self._checked = False
 
     def advance(self) -> None:
         """Sends all that is new; marks the record delivered once the ended run is whole."""
         try:
             client, experiment = self._connect()
+            self._forget_what_mlflow_lost(client)
             parent = self._parent(client, experiment)
             for name, stage in list(self.record.stages.items()):
                 if not stage.delivered:
@@ -54,7 +56,15 @@ class Delivery:
         except Exception:
             # The last request may have arrived although its answer did not.
             self._doubtful.update(stage.key for stage in self.record.stages.values())
+            # Another database may answer next time.
+            self._connection, self._checked = None, False
             raise
+
+    def arrived(self) -> bool:
+        """Whether MLflow (still) has the run."""
+        client, experiment = self._connect()
+        tag = {tracking.FLOW_RUN: self.record.run_id}
+        return tracking.find_run(client, experiment, tag) is not None
 
     def _connect(self) -> tuple[MlflowClient, str]:
         if self._connection is None:
@@ -62,6 +72,18 @@ class Delivery:
             name = self.record.experiment
             self._connection = client, tracking.ensure_experiment(client, name, self.root)
         return self._connection
+
+    def _forget_what_mlflow_lost(self, client: MlflowClient) -> None:
+        """After an outage MLflow may be back with an empty database."""
+        if (
+            not self._checked
+            and self.record.parent
+            and not tracking.knows(client, self.record.parent)
+        ):
+            self.record.forget_arrivals()
+            self._sent.clear()
+            self.shelf.save(self.record)
+        self._checked = True
 
     def _parent(self, client: MlflowClient, experiment: str) -> str:
         record = self.record
@@ -115,7 +137,7 @@ class Delivery:
     ) -> None:
         """Makes the run that the store lacks: from the journal, in a fresh clone from the files."""
         run = self._ensure_run(client, experiment, parent, name, stage)
-        journaled = bool(_finished_ends(path))
+        journaled = bool(_finished_ends(path, stage.closed))
         if journaled:
             self._send_journal(client, stage, path)
         else:
@@ -137,17 +159,17 @@ class Delivery:
         return stage.run
 
     def _send_journal(self, client: MlflowClient, stage: StageRecord, path: Path) -> None:
-        origin = _origin(path, stage)
+        origin, until = _extent(path, stage)
         if stage.offset is None:
             stage.offset = origin
         if stage.key not in self._sent:
             # A new process knows from the journal itself what an earlier one has sent.
-            before, _ = read_journal(path, origin)
-            after, _ = read_journal(path, stage.offset)
+            before, _ = read_journal(path, origin, until)
+            after, _ = read_journal(path, stage.offset, until)
             done = before[: max(0, len(before) - len(after))]
             self._sent[stage.key] = {(m.key, m.step) for m in _points(done)}
             self._doubtful.add(stage.key)
-        events, offset = read_journal(path, stage.offset)
+        events, offset = read_journal(path, stage.offset, until)
         points, fresh = [], set()
         for point in _points(events):
             spot = (point.key, point.step)
@@ -175,7 +197,7 @@ class Delivery:
             tracking.log_metrics(client, run, tracking.as_metrics(final, 0, record.began))
             self._log_dataset(client, run)
             tracking.log_folder(client, run, self.shelf.folder / name)
-        last, _ = read_journal(journal_path(self.root, name, stage.key))
+        last, _ = read_journal(journal_path(self.root, name, stage.key), until=stage.closed)
         client.set_terminated(
             run, ENDINGS.get(stage.status, "KILLED"), last[-1]["time"] if last else record.ended
         )
@@ -219,25 +241,29 @@ def _there(client: MlflowClient, run: str, names: set[str]) -> set[tuple[str, in
     return {(name, point.step) for name in names for point in client.get_metric_history(run, name)}
 
 
-def _origin(path: Path, stage: StageRecord) -> int:
-    """Where this computation starts in the journal: after the last one that had finished.
+def _extent(path: Path, stage: StageRecord) -> tuple[int, int | None]:
+    """Where this computation starts and ends in the journal, which may hold others of its key.
 
-    A run that was killed is continued by its successor from a checkpoint, so its points belong to
-    the successor's curve; those of a finished one do not.
+    It starts after the last one that had finished: a run that was killed is continued by its
+    successor from a checkpoint, so its points belong to the successor's curve too.
     """
-    ends = _finished_ends(path)
+    ends = _finished_ends(path, stage.closed)
     if stage.status in ("ran", "cached"):
         ends = ends[:-1]
-    return ends[-1] if ends else 0
+    else:
+        ends = [end for end in ends if end <= stage.announced]
+    return (ends[-1] if ends else 0), stage.closed
 
 
-def _finished_ends(path: Path) -> list[int]:
+def _finished_ends(path: Path, until: int | None) -> list[int]:
     """Offsets just behind every event that says that the stage finished."""
     ends, position = [], 0
     try:
         with open(path, "rb") as file:
             for line in file:
                 position += len(line)
+                if until is not None and position > until:
+                    break
                 if b'"end"' in line and b'"finished"' in line:
                     ends.append(position)
     except FileNotFoundError:

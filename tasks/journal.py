@@ -88,8 +88,10 @@ class Journal:
             os.write(self._file, b"\n")
 
 
-def read_journal(path: str | Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
-    """Returns the events from byte ``offset`` on, and the offset to go on from.
+def read_journal(
+    path: str | Path, offset: int = 0, until: int | None = None
+) -> tuple[list[dict[str, Any]], int]:
+    """Returns the events from byte ``offset`` on (to ``until``), and the offset to go on from.
 
     A last line without its newline is still being written and is left for the next call. A whole
     line that is not JSON is what a killed writer left; it is skipped. A missing file is empty.
@@ -97,7 +99,7 @@ def read_journal(path: str | Path, offset: int = 0) -> tuple[list[dict[str, Any]
     try:
         with open(path, "rb") as file:
             file.seek(offset)
-            text = file.read()
+            text = file.read() if until is None else file.read(max(0, until - offset))
     except FileNotFoundError:
         return [], offset
     whole = text[: text.rfind(b"\n") + 1]
@@ -110,3 +112,22 @@ def read_journal(path: str | Path, offset: int = 0) -> tuple[list[dict[str, Any]
         if isinstance(event, dict) and "event" in event:
             events.append(event)
     return events, offset + len(whole)
+
+
+def successor_start(path: str | Path, offset: int) -> int | None:
+    """Where the second computation from byte ``offset`` on starts, if there is one.
+
+    The first is that of a stage announced at ``offset``, which may never have told its end.
+    """
+    starts, position = 0, offset
+    try:
+        with open(path, "rb") as file:
+            file.seek(offset)
+            for line in file:
+                starts += line.startswith(b'{"event": "start"')
+                if starts == 2:
+                    return position
+                position += len(line)
+    except FileNotFoundError:
+        pass
+    return None

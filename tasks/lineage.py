@@ -54,7 +54,7 @@ def stage_inputs(stage: str, root: str | Path = ".") -> dict[str, Any]:
     if stage not in stages:
         raise TaskError(f"dvc.yaml has no stage {stage!r}: it has {', '.join(stages) or 'none'}.")
     described = _resolve(stages[stage], params)
-    made = _made_by_stages(root)
+    made = made_by_stages(root)
     inputs = {path: made.get(path) or content_hash(root, path) for path in _deps(described, made)}
     settings = {
         f"{key} in {file}": _lookup(_read_yaml(root / file), key, file)
@@ -265,7 +265,8 @@ def _deps(described: dict[str, Any], made: dict[str, str]) -> Iterator[str]:
         yield path if path in made else next((p for p in parents if p in made), path)
 
 
-def _made_by_stages(root: Path) -> dict[str, str]:
+def made_by_stages(root: Path) -> dict[str, str]:
+    """What dvc.lock says of the outputs of stages: path to md5 (of a folder: `….dir`)."""
     if not (root / "dvc.lock").exists():
         return {}
     stages = _read_yaml(root / "dvc.lock").get("stages", {}).values()

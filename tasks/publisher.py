@@ -19,11 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from tasks.cache import cache_folder
 from tasks.delivery import Delivery
 from tasks.errors import TaskError
-from tasks.journal import journal_path
-from tasks.shelf import RUNS, Shelf, StageRecord, Status, new_record
-from tasks.tracking import shown, tracking_uri_of
+from tasks.journal import journal_path, successor_start
+from tasks.lineage import made_by_stages
+from tasks.shelf import RUNS, RunRecord, Shelf, StageRecord, Status, new_record
+from tasks.tracking import connect, require_answer, shown, tracking_uri_of
 
 POLL_SECONDS = 1.0
 LONGEST_PAUSE = 30.0
@@ -90,12 +92,23 @@ class Publisher:
                 announced = size if status in ("running", "cached") else 0
                 known = self._record.stages[name] = StageRecord(key, status, announced)
             known.status = status
+            known.closed = None
+            if status != "running":
+                known.closed = path.stat().st_size if path.exists() else 0
             if status in ("ran", "cached"):
                 self._shelf.set_aside(name)
+                outs = made_by_stages(self.root).items()
+                known.outs = {p: md5 for p, md5 in outs if p.startswith(f"artifacts/{name}/")}
             self._shelf.save(self._record)
         self._changed.set()
 
     def close(self, status: str = "FINISHED", timeout: float = 30.0) -> bool:
+        """`finish` and `release`."""
+        arrived = self.finish(status, timeout)
+        self.release()
+        return arrived
+
+    def finish(self, status: str, timeout: float) -> bool:
         """Ends the run and waits at most ``timeout`` seconds for MLflow to have all of it.
 
         Args:
@@ -112,9 +125,13 @@ class Publisher:
         self._closing.set()
         self._changed.set()
         self._thread.join(timeout)
-        if not self._thread.is_alive():
-            self._release()
         return self._record.delivered
+
+    def release(self) -> None:
+        """Lets others see that this run has ended; not before its last delivery has."""
+        if self._lock and not self._thread.is_alive():
+            self._lock.close()
+            self._lock = None
 
     def __enter__(self) -> Publisher:
         return self
@@ -133,11 +150,16 @@ class Publisher:
 
     def _work(self) -> None:
         delivery = Delivery(self.root, self._record, self._shelf, self._uri)
-        pause = POLL_SECONDS
+        pause, past = POLL_SECONDS, True
         while True:
             closing = self._closing.is_set()
             self._changed.clear()
             try:
+                if past:
+                    # Earlier runs first: a stage that this one finds cached is linked to theirs.
+                    require_answer(connect(self._uri))
+                    sync(self.root, self._uri)
+                    past = False
                 delivery.advance()
                 pause, arrived = POLL_SECONDS, True
             except Exception as error:
@@ -159,33 +181,66 @@ class Publisher:
             with contextlib.suppress(Exception):
                 self._on_notice(self.notice)
 
-    def _release(self) -> None:
-        if self._lock:
-            self._lock.close()
-            self._lock = None
 
+def sync(
+    root: str | Path = ".", tracking_uri: str | None = None, everything: bool = False
+) -> SyncResult:
+    """Delivers all that past flow runs still owe MLflow; runs in progress are left alone.
 
-def sync(root: str | Path = ".", tracking_uri: str | None = None) -> SyncResult:
-    """Delivers all that past flow runs still owe MLflow; runs in progress are left alone."""
+    Args:
+        root: The checkout.
+        tracking_uri: MLflow; see `tracking.tracking_uri_of`.
+        everything: Also what had been delivered and MLflow has lost since, from the journals and
+            DVC's cache.
+    """
     root, uri = Path(root), tracking_uri or tracking_uri_of(root)
     delivered: list[str] = []
     left: list[str] = []
-    notice = None
+    notice = away = None
     for path in sorted((root / RUNS).glob("*.json")):
         shelf = Shelf(root, path.stem)
         with _held(shelf) as free:
             record = shelf.load() if free else None
-            if record is None or record.delivered:
+            if record is None or (record.delivered and not everything):
                 continue
-            # A flow that was killed never said how it ended.
-            record.status = record.status or "KILLED"
             try:
-                Delivery(root, record, shelf, uri).advance()
-                delivered.append(record.run_id)
+                # Asked once: each run of a long queue would wait for the same dead server.
+                away = away or _absent(uri)
+                if away is not None:
+                    raise away
+                if _deliver(record, shelf, uri):
+                    delivered.append(record.run_id)
             except Exception as error:
                 left.append(record.run_id)
-                notice = trouble(uri, error)
+                notice = str(error) if isinstance(error, TaskError) else trouble(uri, error)
     return SyncResult(delivered, left, notice)
+
+
+def _absent(uri: str) -> Exception | None:
+    """What MLflow's first answer is, if it is none."""
+    try:
+        require_answer(connect(uri))
+    except Exception as error:
+        return error
+    return None
+
+
+def _deliver(record: RunRecord, shelf: Shelf, uri: str) -> bool:
+    """Brings one past run into MLflow; False if it was there."""
+    # A flow that was killed never said how it ended.
+    record.status = record.status or "KILLED"
+    for name, stage in record.stages.items():
+        if stage.closed is None:
+            path = journal_path(shelf.root, name, stage.key)
+            stage.closed = successor_start(path, stage.announced)
+    delivery = Delivery(shelf.root, record, shelf, uri)
+    if record.delivered:
+        if delivery.arrived():
+            return False
+        shelf.restore(record, cache_folder(shelf.root))
+        record.forget_arrivals()
+    delivery.advance()
+    return True
 
 
 def trouble(uri: str, error: Exception) -> str:

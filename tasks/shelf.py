@@ -13,12 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from tasks.cache import files_of
+from tasks.errors import TaskError
 from tasks.tracking import flatten
 
 Status = Literal["running", "ran", "cached", "failed", "killed"]
 
 RUNS = Path(".instar") / "runs"
 # Too large, or not for MLflow's eyes (of the test); the rest of a stage's outputs is kept for it.
+MANIFEST = Path("store") / "manifest.json"
 NOT_PUBLISHED = ("store", "test_labels.parquet", "test_sources.parquet")
 
 
@@ -30,6 +33,8 @@ class StageRecord:
         key: The stage key.
         status: As told to `Publisher.stage`.
         announced: Size of the journal when the stage was announced: what it holds beyond is new.
+        closed: Size of the journal when the stage had ended: what it holds beyond is another run's.
+        outs: What dvc.lock said then: its outputs' paths and md5, by which DVC's cache has them.
         offset: Bytes of the journal that have arrived; None before the first.
         run: The MLflow run, once there is one.
         delivered: Everything of this stage has arrived.
@@ -38,6 +43,8 @@ class StageRecord:
     key: str
     status: Status
     announced: int
+    closed: int | None = None
+    outs: dict[str, str] = field(default_factory=dict)
     offset: int | None = None
     run: str | None = None
     delivered: bool = False
@@ -57,6 +64,14 @@ class RunRecord:
     delivered: bool = False
     stages: dict[str, StageRecord] = field(default_factory=dict)
 
+    def forget_arrivals(self) -> None:
+        """Nothing counts as arrived any more: MLflow lost it."""
+        self.parent = None
+        self.delivered = False
+        for stage in self.stages.values():
+            stage.offset = stage.run = None
+            stage.delivered = False
+
 
 class Shelf:
     """Where a flow run's record and the files set aside for it lie."""
@@ -69,7 +84,7 @@ class Shelf:
         self.guard = threading.RLock()
 
     def lock(self) -> IO[str] | None:
-        """Held while this run is published, by one process; None if another holds it."""
+        """Held while this run goes on, by its process; None if another holds it."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         file = open(self.path.with_suffix(".lock"), "w")  # noqa: SIM115 - open while held
         try:
@@ -111,14 +126,53 @@ class Shelf:
                 ignore=shutil.ignore_patterns(*NOT_PUBLISHED),
                 copy_function=_link_or_copy,
             )
-        manifest = self.root / "artifacts" / "prepare" / "store" / "manifest.json"
+        manifest = self.root / "artifacts" / "prepare" / MANIFEST
         if manifest.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(manifest, self.folder / "manifest.json")
 
+    def restore(self, record: RunRecord, cache: Path) -> None:
+        """Brings back from DVC's cache what was set aside for a run that had been delivered.
+
+        Raises:
+            TaskError: The cache lacks a file.
+        """
+        for name, stage in record.stages.items():
+            here = Path("artifacts") / name
+            for path, md5 in stage.outs.items():
+                for file, source in files_of(cache, path, md5):
+                    inside = Path(file).relative_to(here)
+                    if inside == MANIFEST:
+                        self._bring(source, Path(MANIFEST.name))
+                    elif inside.parts[0] not in NOT_PUBLISHED:
+                        self._bring(source, name / inside)
+
+    def _bring(self, source: Path, inside: Path) -> None:
+        target = self.folder / inside
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        if not source.exists():
+            raise TaskError(
+                f"run {self.run_id}: DVC's cache has no longer {inside}: "
+                "`dvc fetch --all-branches`, then `instar sync --all` again."
+            )
+        _link_or_copy(str(source), str(target))
+
     def clear(self) -> None:
         """Forgets the files set aside."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def has_ended(root: Path, run_id: str) -> bool:
+    """Whether a run of this checkout is over, were it killed; False for one that it never had."""
+    shelf = Shelf(root, run_id)
+    if not shelf.path.exists():
+        return False
+    free = shelf.lock()
+    if free is None:
+        return False
+    free.close()
+    return True
 
 
 def new_record(root: Path, run_id: str) -> RunRecord:

@@ -64,6 +64,11 @@ def connect(tracking_uri: str) -> MlflowClient:
     return MlflowClient(tracking_uri, registry_uri=tracking_uri)
 
 
+def require_answer(client: MlflowClient) -> None:
+    """Raises what MLflow raises when it is away; cheap when it is there."""
+    client.search_experiments(max_results=1)
+
+
 def ensure_experiment(client: MlflowClient, name: str, root: str | Path) -> str:
     """The project's experiment; with a local database its artifacts lie beside it."""
     from mlflow.exceptions import MlflowException
@@ -95,6 +100,19 @@ def find_run(
         [experiment], " and ".join(wanted), max_results=1, order_by=["attributes.start_time DESC"]
     )
     return found[0] if found else None
+
+
+def knows(client: MlflowClient, run: str) -> bool:
+    """Whether there is a run of this id."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.get_run(run)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return False
+        raise
+    return True
 
 
 def ensure_parent(client: MlflowClient, experiment: str, run_id: str, began: int) -> str:

@@ -1,12 +1,9 @@
 import json
-import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +11,8 @@ from tasks.errors import TaskError
 from tasks.journal import Journal, journal_path
 from tasks.publisher import Publisher, sync
 from tasks.tracking import connect, metric_name, numbers
-from tests.tasks.conftest import publish, uri
+from tests.servers import mlflow_server, wait_until
+from tests.tasks.conftest import publish, uri, write_artifacts
 
 DEAD = "http://127.0.0.1:9"
 
@@ -42,15 +40,6 @@ def child(root, stage="pretrain", tracking_uri=None):
 def history(root, run, name="loss", tracking_uri=None):
     points = connect(tracking_uri or uri(root)).get_metric_history(run.info.run_id, name)
     return sorted((point.step, round(point.value, 4)) for point in points)
-
-
-def wait_for(happens, seconds=90):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if happens():
-            return
-        time.sleep(0.1)
-    raise AssertionError("it did not happen in time")
 
 
 CURVE = [(1, 1.0), (2, 0.5), (3, 0.3333)]
@@ -102,8 +91,8 @@ def test_curves_are_live_while_the_stage_runs(project):
     with Publisher(project, "run-1", uri(project)) as publisher:
         publisher.stage("pretrain", "k1", "running")
         write_journal(project, epochs=[1], end=None)
-        wait_for(lambda: runs(project, "tags.stage = 'pretrain'"))
-        wait_for(lambda: history(project, child(project)) == CURVE[:1])
+        wait_until(lambda: runs(project, "tags.stage = 'pretrain'"))
+        wait_until(lambda: history(project, child(project)) == CURVE[:1])
         assert child(project).info.status == "RUNNING"
         write_journal(project, epochs=[2, 3])
         publisher.stage("pretrain", "k1", "ran")
@@ -156,7 +145,7 @@ def test_a_failed_stage_is_shown_as_failed_and_its_retry_as_finished(project):
     write_journal(project, epochs=[1, 2], end="failed")
     with Publisher(project, "run-1", uri(project)) as publisher:
         publisher.stage("pretrain", "k1", "failed")
-        wait_for(lambda: runs(project, "attributes.status = 'FAILED'"))
+        wait_until(lambda: runs(project, "attributes.status = 'FAILED'"))
         publisher.stage("pretrain", "k1", "running")
         write_journal(project, epochs=[3])
         publisher.stage("pretrain", "k1", "ran")
@@ -186,7 +175,7 @@ def test_a_dead_server_costs_the_caller_nothing_and_one_notice(project):
     write_journal(project)
     publisher.stage("pretrain", "k1", "ran")
     assert time.monotonic() - start < 1
-    wait_for(lambda: notices)
+    wait_until(lambda: notices)
     assert publisher.close(timeout=20) is False
     assert len(notices) == 1
     assert "instar sync" in notices[0]
@@ -219,7 +208,7 @@ def test_a_publisher_that_was_killed_is_taken_up_by_sync(project):
     )
     process.stdout.readline()
     write_journal(project, epochs=[1, 2], end=None)
-    wait_for(lambda: runs(project, "tags.stage = 'pretrain'"))
+    wait_until(lambda: runs(project, "tags.stage = 'pretrain'"))
     assert sync(project, uri(project)).delivered == [], "a run in progress is left alone"
     process.kill()
     process.wait()
@@ -250,6 +239,139 @@ def test_points_whose_arrival_was_not_noted_do_not_count_twice(project):
     assert history(project, child(project)) == CURVE
 
 
+PIPELINE = """\
+stages:
+  prepare: {cmd: x, outs: [artifacts/prepare/store, artifacts/prepare/summary.json]}
+  pretrain: {cmd: x, outs: [artifacts/pretrain/history.csv, artifacts/pretrain/metrics.json]}
+  finetune:
+    cmd: x
+    outs:
+      - artifacts/finetune/classifiers
+      - artifacts/finetune/history.csv
+      - artifacts/finetune/learners.json
+      - artifacts/finetune/metrics.json
+  evaluate:
+    cmd: x
+    outs:
+      - artifacts/evaluate/metrics.json
+      - artifacts/evaluate/predictions.parquet
+      - artifacts/evaluate/report.html
+"""
+
+
+def put_into_dvc(root):
+    """DVC has the artifacts in its cache and dvc.lock, as after `dvc repro`."""
+    if not (root / ".dvc").exists():
+        subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=root, check=True)
+        (root / "dvc.yaml").write_text(PIPELINE)
+        (root / "dvc.lock").unlink()
+    command = [sys.executable, "-m", "dvc", "commit", "-q", "-f"]
+    subprocess.run(command, cwd=root, check=True)
+
+
+def everything(root):
+    """All that a person sees of the project in MLflow, without ids."""
+    client = connect(uri(root))
+    seen = {}
+    for run in runs(root):
+        path = Path(run.info.artifact_uri)
+        files = {
+            str(file.relative_to(path)): file.read_bytes()
+            for file in sorted(path.rglob("*"))
+            if file.is_file()
+        }
+        curves = {
+            name: sorted((p.step, p.timestamp, p.value) for p in points)
+            for name in run.data.metrics
+            for points in [client.get_metric_history(run.info.run_id, name)]
+        }
+        tags = {k: v for k, v in run.data.tags.items() if k in ("stage", "stage_key")}
+        name = run.data.tags.get("instar.run_id") or parent_of(root, run)
+        key = (name, run.data.tags.get("stage"))
+        seen[key] = (run.info.status, run.data.params, tags, curves, files)
+    return seen
+
+
+def parent_of(root, run):
+    parent = connect(uri(root)).get_run(run.data.tags["mlflow.parentRunId"])
+    return parent.data.tags["instar.run_id"]
+
+
+def test_a_wiped_database_is_rebuilt_with_every_run_from_journals_and_cache(
+    project, empty_database
+):
+    put_into_dvc(project)
+    write_journal(project, "key-of-pretrain")
+    publish(project, "run-1")
+    # A forced rerun: the same key and journal, another curve.
+    with Publisher(project, "run-2", uri(project)) as publisher:
+        publisher.stage("pretrain", "key-of-pretrain", "running")
+        write_journal(project, "key-of-pretrain", epochs=[1, 2])
+        publisher.stage("pretrain", "key-of-pretrain", "ran")
+    write_artifacts(project, seed=3)
+    put_into_dvc(project)
+    publish(project, "run-3", ("finetune", "evaluate"))
+    before = everything(project)
+    assert len(before) == 10
+    assert before["run-1", "pretrain"][3]["loss"] != before["run-2", "pretrain"][3]["loss"]
+    assert sync(project, uri(project), everything=True).delivered == [], "all is there already"
+    shutil.copyfile(empty_database, project / "mlflow.db")
+    shutil.rmtree(project / "mlartifacts")
+    shutil.rmtree(project / "artifacts")
+    assert sync(project, uri(project)).delivered == [], "what had been delivered is not looked at"
+    assert sync(project, uri(project), everything=True).delivered == ["run-1", "run-2", "run-3"]
+    assert everything(project) == before
+
+
+def test_files_that_the_cache_lost_are_named_and_the_run_is_left(project, empty_database):
+    put_into_dvc(project)
+    publish(project, "run-1", ("pretrain",))
+    shutil.copyfile(empty_database, project / "mlflow.db")
+    shutil.rmtree(project / ".dvc" / "cache")
+    result = sync(project, uri(project), everything=True)
+    assert result.left == ["run-1"]
+    assert "dvc fetch --all-branches" in result.notice
+
+
+def test_a_database_wiped_while_a_run_goes_on_gets_all_of_the_run(project, empty_database):
+    with Publisher(project, "run-1", uri(project)) as publisher:
+        publisher.stage("prepare", "k0", "ran")
+        publisher.stage("pretrain", "k1", "running")
+        write_journal(project, epochs=[1, 2], end=None)
+        wait_until(lambda: runs(project, "tags.stage = 'pretrain'"))
+        wait_until(lambda: history(project, child(project)) == CURVE[:2])
+        shutil.copyfile(empty_database, project / "mlflow.db")
+        write_journal(project, epochs=[2, 3])
+        publisher.stage("pretrain", "k1", "ran")
+        # An open connection may not see that the file is another one.
+        publisher.close(timeout=60)
+    sync(project, uri(project), everything=True)
+    assert history(project, child(project)) == CURVE
+    assert child(project, "prepare").info.status == "FINISHED"
+
+
+def test_a_killed_run_delivered_late_does_not_show_its_successors_points(project):
+    code = (
+        "import sys, time; from tasks.publisher import Publisher;"
+        "p = Publisher(sys.argv[1], 'run-1', 'http://127.0.0.1:9');"
+        "p.stage('pretrain', 'k1', 'running'); print(flush=True); time.sleep(600)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(project)], stdout=subprocess.PIPE)
+    process.stdout.readline()
+    write_journal(project, epochs=[1, 2], end=None)
+    process.kill()
+    process.wait()
+    with Publisher(project, "run-2", uri(project)) as publisher:
+        publisher.stage("pretrain", "k1", "running")
+        write_journal(project, epochs=[3])
+        publisher.stage("pretrain", "k1", "ran")
+    shown = {
+        run.info.status: history(project, run) for run in runs(project, "tags.stage = 'pretrain'")
+    }
+    # The next run brought the killed one, too, without `sync`.
+    assert shown == {"KILLED": CURVE[:2], "FINISHED": CURVE}
+
+
 def test_any_class_name_makes_a_name_that_mlflow_takes():
     assert metric_name("recall.T-shirt/top") == "recall.T-shirt/top"
     for name in ("recall.a/", "/a", "../a", "a//b", "café (new)"):
@@ -260,47 +382,16 @@ def test_any_class_name_makes_a_name_that_mlflow_takes():
 
 @pytest.fixture
 def server(project):
-    """Starts MLflow's server on the project's database; gives its URI and start and kill."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    address = f"http://127.0.0.1:{port}"
-    command = [
-        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port),
-        "--workers", "1", "--backend-store-uri", uri(project),
-        "--artifacts-destination", str(project / "served"),
-    ]  # fmt: skip
-    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    started = []
-
-    def answers():
-        try:
-            return urllib.request.urlopen(f"{address}/health", timeout=2).status == 200
-        except OSError:
-            return False
-
-    def start():
-        process = subprocess.Popen(
-            command, env={**os.environ, **quiet}, stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
-        started.append(process)
-        wait_for(answers, 90)
-
-    def kill():
-        process = started.pop()
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-    yield address, start, kill
-    while started:
-        kill()
+    """MLflow's server on the project's database, not started yet."""
+    server = mlflow_server(project / "mlflow.db", project / "served")
+    yield server
+    server.kill()
 
 
 @pytest.mark.slow
 def test_a_server_killed_and_restarted_mid_run_loses_and_doubles_nothing(project, server):
-    address, start, kill = server
-    start()
+    address = server.address
+    server.start()
     with Publisher(project, "run-1", address) as publisher:
         publisher.stage("pretrain", "k1", "running")
         with Journal(journal_path(project, "pretrain", "k1")) as journal:
@@ -308,11 +399,11 @@ def test_a_server_killed_and_restarted_mid_run_loses_and_doubles_nothing(project
             for epoch in range(1, 301):
                 journal.metrics({"loss": 1 / epoch}, step=epoch)
                 if epoch == 100:
-                    wait_for(lambda: runs(project, "tags.stage = 'pretrain'", address))
-                    kill()
+                    wait_until(lambda: runs(project, "tags.stage = 'pretrain'", address))
+                    server.kill()
                 if epoch == 200:
-                    wait_for(lambda: publisher.notice)
-                    start()
+                    wait_until(lambda: publisher.notice)
+                    server.start()
             journal.end("finished")
         publisher.stage("pretrain", "k1", "ran")
         assert publisher.close(timeout=90), publisher.notice
