@@ -6,6 +6,7 @@ DVC is the one cache (`NO_CACHE` everywhere): a repeated run asks DVC again and 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from prefect import Flow, flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
 
+from flows.dead_runs import mark_dead_runs
 from flows.steps import Retraining, new_run_id, require_project
 from tasks.errors import TaskError
 from tasks.runner import STAGES
@@ -26,7 +29,8 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 
-@flow(name="retrain", validate_parameters=False)
+# Named as the run is, so that `mark_dead_runs` finds it.
+@flow(name="retrain", flow_run_name=new_run_id, validate_parameters=False)
 def retrain(root: str, isolated: bool = True) -> dict[str, Any]:
     """Retrain in a worktree of HEAD (isolated) or in the checkout at `root` itself.
 
@@ -35,7 +39,7 @@ def retrain(root: str, isolated: bool = True) -> dict[str, Any]:
     """
     home = Path(root).resolve()
     require_project(home)
-    run_id = new_run_id()
+    run_id = flow_run.get_name() or new_run_id()
     tell = get_run_logger().info
     if not isolated:
         with locked(home, wait=True), Retraining(home, home, run_id, tell) as run:
@@ -58,6 +62,9 @@ def flow_in_checkout(run: Retraining) -> Flow[[str, str], dict[str, Any]]:
 
 def conduct(run: Retraining) -> dict[str, Any]:
     """All steps in their order, each a Prefect task."""
+    with contextlib.suppress(Exception):  # housekeeping, which must not cost the run
+        for name in mark_dead_runs(run.home):
+            get_run_logger().warning("run %s had been killed: marked as crashed", name)
     _step("fetch", run.fetch)
     for stage in STAGES:
         outcome = _step(stage, partial(run.stage, stage))

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flows.dead_runs import mark_dead_runs
 from flows.servers import PrefectServer
 from tasks.errors import TaskError
 from tasks.leash import Leash
@@ -60,6 +61,7 @@ def serve(root: Path, pool: str, server: PrefectServer) -> int:
     with get_client(sync_client=True) as client:
         _ensure_pool(client, pool)
         _drop_missed_runs(client, pool)
+    mark_dead_runs(root)
     # The flow is loaded by its path: the rooms must be importable from the checkout.
     paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {
