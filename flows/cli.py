@@ -176,14 +176,41 @@ def worker(work_pool: PoolOption = "instar") -> None:
         raise typer.Exit(serve(root, work_pool, server))
 
 
+@app.command(epilog="Example:  instar doctor")
+def doctor(as_json: JsonFlag = False) -> None:
+    """Check the installation, the servers and what runs left.
+
+    Exit status 1 if something is wrong; each line says how to mend it.
+    """
+    from flows.doctor import examine, show
+
+    result = examine(Path.cwd())
+    if as_json:
+        print(json.dumps(result, indent=2))
+    else:
+        from rich.console import Console
+
+        show(result, Console())
+    if not result["well"]:
+        raise typer.Exit(1)
+
+
 @app.command(epilog="Example:  instar sync")
-def sync(as_json: JsonFlag = False) -> None:
-    """Deliver to MLflow what it missed while unreachable."""
+def sync(
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also what MLflow had and has lost since.")
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Deliver to MLflow what it missed while unreachable.
+
+    With --all, runs that MLflow lost (a wiped database) are rebuilt from journals and DVC's cache.
+    """
     import dataclasses
 
     from tasks.publisher import sync as deliver_all
 
-    result = deliver_all(Path.cwd())
+    result = deliver_all(Path.cwd(), everything=everything)
     if as_json:
         print(json.dumps(dataclasses.asdict(result)))
     elif not result.delivered and not result.left:

@@ -105,6 +105,12 @@ class PrefectServer:
         return Launch(command, self._root, environment, self._log, url)
 
 
+def running_server(root: Path | str) -> str | None:
+    """The API's address of the server that commands of this checkout started; None if none runs."""
+    folder = Path(root).resolve() / ".instar" / "prefect" / "server"
+    return SharedLeash(folder).address() if folder.is_dir() else None
+
+
 def prefect_environment(root: Path | str) -> dict[str, str]:
     """Settings for every Prefect process of a checkout; what the user set himself stays."""
     ours = {

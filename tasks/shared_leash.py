@@ -43,7 +43,7 @@ class SharedLeash:
         self._door = folder / "door.lock"
         self._users = folder / "users.lock"
         self._running = folder / "running.lock"
-        self._address = folder / "address"
+        self._note = folder / "address"
         self._hold: IO[str] | None = None
 
     def take(self, launch: Callable[[], Launch]) -> str:
@@ -59,7 +59,7 @@ class SharedLeash:
             try:
                 running = _locked(self._running, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                return self._address.read_text(encoding="utf-8")
+                return self._note.read_text(encoding="utf-8")
             with running:
                 return self._start(launch(), running)
 
@@ -68,6 +68,10 @@ class SharedLeash:
         # At the door: a look is a short hold, which one who comes must not take for the command's.
         with _locked(self._door, fcntl.LOCK_EX):
             return not _free(self._running, fcntl.LOCK_EX)
+
+    def address(self) -> str | None:
+        """Where the command is, if it is running."""
+        return self._note.read_text(encoding="utf-8") if self.alive() else None
 
     def release(self) -> None:
         """Let go. The last user returns when the command has ended."""
@@ -80,7 +84,7 @@ class SharedLeash:
             time.sleep(0.05)
 
     def _start(self, launch: Launch, running: IO[str]) -> str:
-        self._address.write_text(launch.address, encoding="utf-8")
+        self._note.write_text(launch.address, encoding="utf-8")
         launch.log.parent.mkdir(parents=True, exist_ok=True)
         with self._users.open("a") as users, launch.log.open("w") as log:
             # A file description of its own: a lock belongs to that, not to the process.

@@ -1,0 +1,277 @@
+"""Whether an installation and what it talks to are well, and what to do where they are not.
+
+Each check looks at one thing, in seconds, and starts nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import sqlite3
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from tasks.errors import TaskError
+from tasks.lineage import require_git, untracked_code
+from tasks.params import read_yaml
+from tasks.remote import default_remote, dvc_settings, require_dvc
+from tasks.tracking import shown, tracking_uri_of
+
+PATIENCE = 3.0
+LEAST_FREE_GB = 2.0
+# Set, each of them keeps one component from reporting home.
+_SILENCERS = ("DVC_NO_ANALYTICS", "MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK")
+_DEFAULT_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+
+
+@dataclass(frozen=True)
+class Check:
+    """What one check found.
+
+    Attributes:
+        name: What was looked at.
+        well: Whether it is as it should be.
+        found: What was seen, in words.
+        remedy: How to mend it; None if there is nothing to mend, or if `found` says it.
+    """
+
+    name: str
+    well: bool
+    found: str
+    remedy: str | None = None
+
+
+def check_all(root: str | Path) -> list[Check]:
+    """Every check that needs no Prefect, in the order in which to mend things."""
+    root = Path(root)
+    looks: dict[str, Callable[[Path], Check]] = {
+        "versions": check_versions,
+        "disk": check_disk,
+        "git": check_git,
+        "settings": check_threads,
+        "telemetry": check_telemetry,
+        "DVC remote": check_remote,
+        "MLflow": check_mlflow,
+    }
+    return [_explained(name, look, root) for name, look in looks.items()]
+
+
+def check_versions(root: Path) -> Check:
+    """The installed packages against requirements.lock."""
+    from packaging.requirements import Requirement
+
+    lock = root / "requirements.lock"
+    if not lock.exists():
+        found = "requirements.lock is missing"
+        return Check("versions", False, found, "`git checkout requirements.lock`")
+    wrong, right = [], 0
+    for line in lock.read_text(encoding="utf-8").splitlines():
+        if not line.strip() or line.startswith("#"):
+            continue
+        wanted = Requirement(line)
+        if wanted.marker is not None and not wanted.marker.evaluate():
+            continue
+        here = _installed(wanted.name)
+        if here is not None and wanted.specifier.contains(here, prereleases=True):
+            right += 1
+        else:
+            wrong.append(f"{wanted.name} {here or 'missing'} (locked: {wanted.specifier})")
+    if wrong:
+        return Check("versions", False, _listed(wrong), "`bash .ci/setup`")
+    return Check("versions", True, f"all {right} packages are those of requirements.lock")
+
+
+def check_disk(root: Path) -> Check:
+    """Space for outputs, checkpoints and DVC's cache, and the right to write there."""
+    free = shutil.disk_usage(root).free / 1e9
+    if not os.access(root, os.W_OK):
+        return Check("disk", False, f"{root} is read-only", "mend its owner or mode")
+    remedy = None
+    if free < LEAST_FREE_GB:
+        remedy = "free some: `dvc gc --all-branches --all-tags` drops what no run branch or tag has"
+    return Check("disk", remedy is None, f"{free:.1f} GB free at {root}", remedy)
+
+
+def check_git(root: Path) -> Check:
+    """A repository with a commit, and no code that no commit would hold."""
+    head = require_git(root)
+    missing = untracked_code(root)
+    if missing:
+        found = f"untracked code: {_listed(missing)}"
+        return Check("git", False, found, "`git add` it, else no model can be registered")
+    return Check("git", True, f"at {head[:12]}, no untracked code")
+
+
+def check_threads(root: Path) -> Check:
+    """What params.yaml asks of the processor against what there is."""
+    cores = len(os.sched_getaffinity(0))
+    params: dict[str, Any] = read_yaml(root / "params.yaml")
+
+    def setting(stage: str, name: str) -> int:
+        return int((params.get(stage) or {}).get(name) or 0)
+
+    asked = {
+        "pretrain.threads": setting("pretrain", "threads"),
+        "finetune.workers × finetune.threads": setting("finetune", "workers")
+        * setting("finetune", "threads"),
+        "evaluate.threads": setting("evaluate", "threads"),
+    }
+    over = [f"{name} is {number}" for name, number in asked.items() if number > cores]
+    if over:
+        found = f"{_listed(over)} on {cores} cores, which slows a run"
+        remedy = "lower it by `instar set`; threads are part of the result, workers are not"
+        return Check("settings", False, found, remedy)
+    return Check("settings", True, f"threads fit on {cores} cores")
+
+
+def check_telemetry(root: Path) -> Check:
+    """That no component reports home, also in commands typed without `instar`."""
+    talks = [
+        f"{name}={os.environ[name]}"
+        for name in _SILENCERS
+        if os.environ.get(name, "true").strip().lower() in ("0", "false", "no", "off", "")
+    ]
+    if os.environ.get("PREFECT_SERVER_ANALYTICS_ENABLED", "false").lower() in ("1", "true", "yes"):
+        talks.append("PREFECT_SERVER_ANALYTICS_ENABLED is on")
+    if talks:
+        return Check("telemetry", False, _listed(talks), "unset it: off is the default here")
+    if dvc_settings(root).get("core.analytics") != "false":
+        found = "a typed `dvc` command reports its use"
+        return Check("telemetry", False, found, "`dvc config core.analytics false`")
+    return Check("telemetry", True, "off")
+
+
+def check_remote(root: Path) -> Check:
+    """The default DVC remote: that it can be reached, and written if it is a folder."""
+    name = "DVC remote"
+    require_dvc(root)
+    settings = dvc_settings(root)
+    remote = default_remote(settings)
+    if remote is None:
+        return Check(name, False, "none is set", "`dvc remote add -d NAME URL`")
+    url = urlsplit(remote[1])
+    if not url.scheme:
+        return _folder(name, Path(remote[1]))
+    if url.scheme == "s3":
+        of_remote = f"remote.{remote[0]}."
+        mine = {
+            k.removeprefix(of_remote): v for k, v in settings.items() if k.startswith(of_remote)
+        }
+        return _bucket(name, url.netloc, mine)
+    return Check(name, True, f"{shown(remote[1])} (not asked: only folders and s3 are)")
+
+
+def check_mlflow(root: Path) -> Check:
+    """MLflow's server or database: that it answers."""
+    uri = tracking_uri_of(root)
+    where, parts = shown(uri), urlsplit(uri)
+    if parts.scheme in ("http", "https"):
+        return _page("MLflow", f"{uri.rstrip('/')}/health", where)
+    if parts.scheme.startswith("sqlite"):
+        return _database("MLflow", Path(parts.path.removeprefix("/")))
+    port = parts.port or _DEFAULT_PORTS.get(parts.scheme.split("+")[0], 0)
+    if parts.hostname and port:
+        return _port("MLflow", parts.hostname, port, where)
+    remedy = "set MLFLOW_TRACKING_URI to a server or a database"
+    return Check("MLflow", False, f"{where} is neither", remedy)
+
+
+def _page(name: str, address: str, where: str) -> Check:
+    try:
+        with urllib.request.urlopen(address, timeout=PATIENCE):
+            return Check(name, True, f"answers at {where}")
+    except urllib.error.HTTPError as error:
+        found = f"{where} answers {error.code} {error.reason}"
+    except (OSError, ValueError) as error:
+        found = f"does not answer at {where} ({error})"
+    remedy = "start it, or correct MLFLOW_TRACKING_URI; runs go on, `instar sync` delivers later"
+    return Check(name, False, found, remedy)
+
+
+def _database(name: str, path: Path) -> Check:
+    if not path.exists():
+        return Check(name, True, f"{path} is made by the first run")
+    try:
+        # Not immutable, not locked for long: a run may be writing.
+        with sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=PATIENCE) as database:
+            database.execute("select count(*) from sqlite_master").fetchone()
+    except (sqlite3.Error, ValueError) as error:
+        remedy = "move the file away and `instar sync --all`: runs are rebuilt"
+        return Check(name, False, f"{path}: {error}", remedy)
+    return Check(name, True, f"database at {path}")
+
+
+def _port(name: str, host: str, port: int, where: str) -> Check:
+    try:
+        socket.create_connection((host, port), timeout=PATIENCE).close()
+    except OSError as error:
+        remedy = "start the database, or correct MLFLOW_TRACKING_URI"
+        return Check(name, False, f"no database at {where} ({error})", remedy)
+    return Check(name, True, f"a database listens at {where}")
+
+
+def _folder(name: str, folder: Path) -> Check:
+    if not folder.exists():
+        return Check(name, True, f"{folder} is made by the first push")
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        return Check(name, False, f"no permission for {folder}", "mend its owner or mode")
+    return Check(name, True, f"folder {folder}")
+
+
+def _bucket(name: str, bucket: str, settings: Mapping[str, str]) -> Check:
+    """One request to the bucket, with the very keys and address that DVC would use."""
+    import botocore.session
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    endpoint = settings.get("endpointurl") or os.environ.get("AWS_ENDPOINT_URL_S3")
+    where = f"bucket {bucket} at {shown(endpoint or 'AWS')}"
+    try:
+        client = botocore.session.Session(profile=settings.get("profile")).create_client(
+            "s3",
+            endpoint_url=endpoint,
+            region_name=settings.get("region") or os.environ.get("AWS_REGION", "us-east-1"),
+            aws_access_key_id=settings.get("access_key_id"),
+            aws_secret_access_key=settings.get("secret_access_key"),
+            config=Config(
+                connect_timeout=PATIENCE, read_timeout=PATIENCE, retries={"max_attempts": 0}
+            ),
+        )
+        client.head_bucket(Bucket=bucket)
+    except ClientError as error:
+        code = error.response.get("Error", {}).get("Code", "?")
+        remedy = {
+            "404": "create it, or correct the remote's url (`dvc remote modify … url s3://…`)",
+            "403": "correct the keys (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY or the remote's)",
+        }.get(code, "see the object store's own log")
+        return Check(name, False, f"{where} answers {code}", remedy)
+    except (BotoCoreError, ValueError) as error:
+        remedy = "start it, or correct the remote's endpointurl; runs go on, `instar sync` pushes"
+        return Check(name, False, f"{where} does not answer ({error})", remedy)
+    return Check(name, True, f"{where} answers")
+
+
+def _explained(name: str, look: Callable[[Path], Check], root: Path) -> Check:
+    try:
+        return look(root)
+    except TaskError as problem:
+        return Check(name, False, str(problem))
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more
