@@ -202,25 +202,18 @@ def sync(
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Deliver to MLflow what it missed while unreachable.
+    """Deliver what servers missed: curves to MLflow, outputs to the DVC remote.
 
-    With --all, runs that MLflow lost (a wiped database) are rebuilt from journals and DVC's cache.
+    Then the models that waited for either are registered and judged. With --all, runs that MLflow
+    lost (a wiped database) are rebuilt from journals and DVC's cache.
     """
-    import dataclasses
+    from flows.catching_up import catch_up, show
+    from tasks.errors import TaskError
 
-    from tasks.publisher import sync as deliver_all
-
-    result = deliver_all(Path.cwd(), everything=everything)
-    if as_json:
-        print(json.dumps(dataclasses.asdict(result)))
-    elif not result.delivered and not result.left:
-        print("Nothing to deliver: MLflow has it all.")
-    elif result.delivered:
-        print(f"Delivered: {', '.join(result.delivered)}. Next: instar ui")
-    if result.left:
-        from tasks.errors import TaskError
-
-        raise TaskError(result.notice or f"not delivered: {', '.join(result.left)}.")
+    result = catch_up(Path.cwd(), everything)
+    print(json.dumps(result) if as_json else show(result))
+    if result["left"]:
+        raise TaskError(" ".join(dict.fromkeys(result["left"].values())))
 
 
 def main() -> None:

@@ -119,6 +119,8 @@ def prefect_environment(root: Path | str) -> dict[str, str]:
         "DO_NOT_TRACK": "1",
         # Only the terminal's handler: the UI still shows every log line.
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+        # Nor a line for each event that a server which went away did not take.
+        "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",
     }
     return {name: os.environ.get(name, value) for name, value in ours.items()}
 

@@ -149,8 +149,13 @@ class Retraining:
         Raises:
             TaskError: It is no longer the tree that the stages ran on.
         """
+        assert self._publisher is not None, "steps run inside `with Retraining(...)`"
         self._refuse_edits()
-        return snapshot_commit(self.root, self.run_id)
+        commit = snapshot_commit(self.root, self.run_id)
+        # Untracked code is in no commit: such a run cannot be registered from there.
+        debts = [] if self._pushed else ["push"]
+        self._publisher.owe(commit, debts if untracked_code(self.root) else [*debts, "register"])
+        return commit
 
     def publish(self) -> None:
         """Wait until MLflow has all curves and artifacts of the run.
@@ -186,6 +191,8 @@ class Retraining:
 
         assert self._version is not None, "the gate judges a registered version"
         self._verdict = judge(self.root, self._version.version, self.tracking_uri)
+        assert self._publisher is not None, "steps run inside `with Retraining(...)`"
+        self._publisher.owe(self._version.commit, [])
         return self._verdict
 
     def result(self) -> dict[str, Any]:
@@ -218,6 +225,8 @@ class Retraining:
         from tasks.tracking import connect, ensure_experiment
 
         name = load_params(self.root / "params.yaml").register_.name
+        if self.tracking_uri.startswith(("http://", "https://")):
+            return  # the server decides, and need not answer now
         # Without MLflow the run goes on; the publisher tells why.
         with contextlib.suppress(Exception):
             ensure_experiment(connect(self.tracking_uri), name, self.home)
@@ -253,8 +262,8 @@ class Retraining:
         return (
             "the model is computed but not registered, as MLflow at "
             f"{shown(self.tracking_uri)} did not take it. All is kept: once MLflow answers, "
-            "`instar sync` delivers the curves and `instar run` registers the model without "
-            "computing anything again."
+            "`instar sync` delivers the curves and registers the model without computing anything "
+            "again."
         )
 
 

@@ -364,7 +364,7 @@ def _write(root: Path, verdict: Verdict) -> None:
 
 
 def _tag(client: MlflowClient, verdict: Verdict) -> None:
-    tags = {"gate": verdict.outcome, "gate_reasons": "; ".join(verdict.reasons)}
+    tags = {registry.GATE: verdict.outcome, "gate_reasons": "; ".join(verdict.reasons)}
     if verdict.champion:
         tags["gate_champion"] = verdict.champion
     if verdict.gain:

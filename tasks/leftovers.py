@@ -50,6 +50,9 @@ def _runs(root: Path) -> list[Leftover]:
             )
         elif not record.delivered:
             found.append(Leftover("queued", f"run {run} is not yet in MLflow", "`instar sync`"))
+        elif record.owes:
+            owed = {"push": "pushed", "register": "registered"}[record.owes[0]]
+            found.append(Leftover("queued", f"run {run} waits to be {owed}", "`instar sync`"))
     return found
 
 

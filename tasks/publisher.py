@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +24,7 @@ from tasks.delivery import Delivery
 from tasks.errors import TaskError
 from tasks.journal import journal_path, successor_start
 from tasks.lineage import made_by_stages
-from tasks.shelf import RUNS, RunRecord, Shelf, StageRecord, Status, new_record
+from tasks.shelf import RunRecord, Shelf, StageRecord, Status, ended_runs, new_record
 from tasks.tracking import connect, require_answer, shown, tracking_uri_of
 
 POLL_SECONDS = 1.0
@@ -37,13 +37,11 @@ class SyncResult:
 
     Attributes:
         delivered: Flow runs that are now wholly in MLflow.
-        left: Flow runs that are not.
-        notice: Why some are left, in one sentence.
+        left: Flow runs that are not, and why.
     """
 
     delivered: list[str]
-    left: list[str]
-    notice: str | None
+    left: dict[str, str]
 
 
 class Publisher:
@@ -133,6 +131,12 @@ class Publisher:
             self._lock.close()
             self._lock = None
 
+    def owe(self, commit: str, debts: list[str]) -> None:
+        """Notes the run's commit and what is still to be done with it; see `tasks.debts`."""
+        with self._shelf.guard:
+            self._record.commit, self._record.owes = commit, debts
+            self._shelf.save(self._record)
+
     def __enter__(self) -> Publisher:
         return self
 
@@ -195,25 +199,22 @@ def sync(
     """
     root, uri = Path(root), tracking_uri or tracking_uri_of(root)
     delivered: list[str] = []
-    left: list[str] = []
-    notice = away = None
-    for path in sorted((root / RUNS).glob("*.json")):
-        shelf = Shelf(root, path.stem)
-        with _held(shelf) as free:
-            record = shelf.load() if free else None
-            if record is None or (record.delivered and not everything):
-                continue
-            try:
-                # Asked once: each run of a long queue would wait for the same dead server.
-                away = away or _absent(uri)
-                if away is not None:
-                    raise away
-                if _deliver(record, shelf, uri):
-                    delivered.append(record.run_id)
-            except Exception as error:
-                left.append(record.run_id)
-                notice = str(error) if isinstance(error, TaskError) else trouble(uri, error)
-    return SyncResult(delivered, left, notice)
+    left: dict[str, str] = {}
+    away = None
+    for shelf, record in ended_runs(root):
+        if record.delivered and not everything:
+            continue
+        try:
+            # Asked once: each run of a long queue would wait for the same dead server.
+            away = away or _absent(uri)
+            if away is not None:
+                raise away
+            if _deliver(record, shelf, uri):
+                delivered.append(record.run_id)
+        except Exception as error:
+            known = isinstance(error, TaskError)
+            left[record.run_id] = str(error) if known else trouble(uri, error)
+    return SyncResult(delivered, left)
 
 
 def _absent(uri: str) -> Exception | None:
@@ -249,13 +250,3 @@ def trouble(uri: str, error: Exception) -> str:
     return (
         f"MLflow at {shown(uri)} did not take the run; `instar sync` delivers it later ({reason})"
     )
-
-
-@contextlib.contextmanager
-def _held(shelf: Shelf) -> Iterator[bool]:
-    file = shelf.lock()
-    try:
-        yield file is not None
-    finally:
-        if file:
-            file.close()

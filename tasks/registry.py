@@ -33,6 +33,8 @@ EVALUATE = Path("artifacts/evaluate")
 LEARNERS = Path("artifacts/finetune/learners.json")
 # Where the evaluation of a registered run lies among the artifacts of its MLflow run.
 EVALUATION = "evaluation"
+# The tag in which the gate leaves its outcome.
+GATE = "gate"
 STAGES: Mapping[Place, str] = {
     "champion": "Production",
     "challenger": "Staging",
@@ -114,6 +116,16 @@ def register(
     version = str(made.version)
     move(name, version, "challenger", person(root), why, {}, root, tracking_uri)
     return RegisteredVersion(name, version, run, commit, created=True)
+
+
+def judged_version(root: str | Path, tracking_uri: str | None = None) -> str | None:
+    """The version of the present artifacts, if there is one that the gate has judged."""
+    root = Path(root)
+    weights = {"weights": lineage.hash_file(root / lineage.WEIGHTS)}
+    with explained(tracking_uri or tracking.tracking_uri_of(root)) as client:
+        name = load_params(root / "params.yaml").register_.name
+        known = find_same(client, name, {**weights, **_evaluation_tags(root)})
+        return str(known.version) if known is not None and GATE in known.tags else None
 
 
 def move(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from tasks.errors import TaskError
 from tasks.presence import dvc_file_of
 from tasks.runner import dvc_complaint, run_dvc
+
+# Seconds between attempts to push: long enough for a server that is being restarted.
+PUSH_PAUSES = (5.0, 15.0)
 
 
 def require_dvc(root: Path | str) -> None:
@@ -45,11 +49,15 @@ def fetch(root: Path | str) -> str:
     Returns:
         What happened, for a person: a run goes on without the remote, it only computes more.
     """
-    remote = default_remote(dvc_settings(root))
+    settings = dvc_settings(root)
+    remote = default_remote(settings)
     if remote is None:
         return "no DVC remote is set"
     if not urlsplit(remote[1]).scheme and not _holds_files(Path(remote[1])):
         return "the DVC remote is still empty"
+    if f"remote.{remote[0]}.verify" not in settings:
+        # DVC takes a truncated object for the whole one unless told to look.
+        run_dvc(["config", "--local", f"remote.{remote[0]}.verify", "true"], root)
     answer = run_dvc(["fetch", "--quiet", "--run-cache"], root)
     if answer.returncode == 0:
         return "fetched"
@@ -80,6 +88,11 @@ def push(root: Path | str) -> None:
         TaskError: Nothing confirms that the remote has it all; the work itself is kept.
     """
     answer = run_dvc(["push", "--run-cache"], root)
+    for pause in PUSH_PAUSES:
+        if answer.returncode == 0 or "no remote specified" in answer.stdout:
+            break
+        time.sleep(pause)
+        answer = run_dvc(["push", "--run-cache"], root)
     if "no remote specified" in answer.stdout:
         raise TaskError(
             "no DVC remote is set, so nothing outside this checkout could rebuild the model: "
@@ -87,8 +100,9 @@ def push(root: Path | str) -> None:
         )
     if answer.returncode != 0:
         raise TaskError(
-            f"dvc push failed: {dvc_complaint(answer.stdout)}. What was computed is kept; "
-            "mend the remote and run again."
+            f"dvc push failed {1 + len(PUSH_PAUSES)} times: {dvc_complaint(answer.stdout)}. What "
+            "was computed is kept and waits: once the remote answers (`instar doctor` tells), "
+            "`instar sync` pushes it and registers the model."
         )
 
 

@@ -9,6 +9,7 @@ import os
 import shutil
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -52,7 +53,21 @@ class StageRecord:
 
 @dataclass
 class RunRecord:
-    """One flow run; see the module. ``status`` is MLflow's word, once the flow has ended."""
+    """One flow run; see the module.
+
+    Attributes:
+        run_id: Its name.
+        began: Unix ms.
+        experiment: MLflow's experiment.
+        params: Its settings, flat.
+        parent: Its MLflow run, once there is one.
+        status: MLflow's word for how the flow ended, once it has.
+        ended: Unix ms.
+        delivered: MLflow has all of it.
+        commit: What holds the run, once that is made.
+        owes: What is still to be done with the commit, in this order: 'push', 'register'.
+        stages: Its stages, by name.
+    """
 
     run_id: str
     began: int
@@ -62,6 +77,8 @@ class RunRecord:
     status: str | None = None
     ended: int | None = None
     delivered: bool = False
+    commit: str | None = None
+    owes: list[str] = field(default_factory=list)
     stages: dict[str, StageRecord] = field(default_factory=dict)
 
     def forget_arrivals(self) -> None:
@@ -173,6 +190,19 @@ def has_ended(root: Path, run_id: str) -> bool:
         return False
     free.close()
     return True
+
+
+def ended_runs(root: Path) -> Iterator[tuple[Shelf, RunRecord]]:
+    """The runs that are over, oldest first, each held while it is looked at."""
+    for path in sorted((root / RUNS).glob("*.json")):
+        shelf = Shelf(root, path.stem)
+        held = shelf.lock()
+        if held is None:
+            continue
+        with held:
+            record = shelf.load()
+            if record is not None:
+                yield shelf, record
 
 
 def new_record(root: Path, run_id: str) -> RunRecord:

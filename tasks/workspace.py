@@ -67,22 +67,23 @@ def locked(root: Path | str, wait: bool = False, what: str = "run") -> Iterator[
 
 
 @contextmanager
-def isolated(root: Path | str, run_id: str) -> Iterator[Path]:
-    """A worktree of HEAD for one run, removed at the end.
+def isolated(root: Path | str, run_id: str, commit: str = "HEAD") -> Iterator[Path]:
+    """A worktree for one run, removed at the end.
 
     Args:
         root: The checkout whose cache, remote and `.instar` records it shares.
         run_id: Names the worktree.
+        commit: What it holds.
 
     Raises:
-        TaskError: There is no commit to work on, or git or DVC refuses.
+        TaskError: There is no such commit, or git or DVC refuses.
     """
     root = Path(root).resolve()
     place = root / ".instar" / "work" / run_id
     place.parent.mkdir(parents=True, exist_ok=True)
     _sweep(root)
     require_git(root)
-    git(root, "worktree", "add", "--detach", str(place), "HEAD")
+    git(root, "worktree", "add", "--detach", str(place), commit)
     try:
         with locked(place, what=f"run {run_id}"):
             _share_dvc(root, place)

@@ -1,0 +1,43 @@
+"""`instar sync`: what servers that were away missed, brought to them."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+from tasks.debts import settle_debts
+from tasks.publisher import sync
+
+
+def catch_up(root: Path, everything: bool) -> dict[str, Any]:
+    """Deliver past runs to MLflow, then push and register what waited, as plain JSON.
+
+    `left` tells of each run that still lacks something why it does.
+    """
+    delivery = sync(root, everything=everything)
+    # MLflow's own bars and advice would wall the terminal.
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        settled = settle_debts(root)
+    return {
+        "delivered": delivery.delivered,
+        "pushed": settled.pushed,
+        "registered": settled.registered,
+        "left": {**settled.left, **delivery.left},
+    }
+
+
+def show(result: dict[str, Any]) -> str:
+    """What was done, in a few lines."""
+    lines = []
+    if result["delivered"]:
+        lines.append(f"Delivered to MLflow: {', '.join(result['delivered'])}.")
+    if result["pushed"]:
+        lines.append(f"Pushed: {', '.join(result['pushed'])}.")
+    lines += [f"Registered {what} (run {run})." for run, what in result["registered"].items()]
+    if lines:
+        return "\n".join([*lines, "Next: instar ui"])
+    return "" if result["left"] else "Nothing to deliver: the servers have it all."

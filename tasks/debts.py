@@ -1,0 +1,88 @@
+"""What finished runs still owe because a server was away: a push, then a registration.
+
+A run notes both as soon as its commit is made and strikes them off as they are done, so that one
+that broke off anywhere in between is found here too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tasks.errors import TaskError
+from tasks.gate import judge
+from tasks.lineage import made_by_stages
+from tasks.registry import judged_version, register
+from tasks.remote import push
+from tasks.runner import dvc_complaint, run_dvc
+from tasks.shelf import RunRecord, Shelf, ended_runs
+from tasks.tracking import tracking_uri_of
+from tasks.workspace import isolated
+
+# Not needed to register, and large.
+STORE = "artifacts/prepare/store"
+MANIFEST = f"{STORE}/manifest.json"
+
+
+@dataclass
+class Settled:
+    """What came of it.
+
+    Attributes:
+        pushed: Runs whose outputs the remote now has.
+        registered: Of each registered run, the version and what the gate said.
+        left: Runs that still owe something, and why.
+    """
+
+    pushed: list[str] = field(default_factory=list)
+    registered: dict[str, str] = field(default_factory=dict)
+    left: dict[str, str] = field(default_factory=dict)
+
+
+def settle_debts(root: str | Path, tracking_uri: str | None = None) -> Settled:
+    """Pushes and registers what past runs could not, each from its own commit, oldest first.
+
+    Whatever became of the checkout since does not matter: the work is done in a worktree of the
+    run's commit, with that run's outputs from DVC's cache. Runs in progress are left alone.
+    """
+    root, uri = Path(root), tracking_uri or tracking_uri_of(root)
+    settled = Settled()
+    for shelf, record in ended_runs(root):
+        if not record.owes or record.commit is None:
+            continue
+        try:
+            with isolated(root, record.run_id, record.commit) as place:
+                _settle(place, shelf, record, uri, settled)
+        except TaskError as problem:
+            settled.left[record.run_id] = str(problem)
+    return settled
+
+
+def _settle(place: Path, shelf: Shelf, record: RunRecord, uri: str, settled: Settled) -> None:
+    run = record.run_id
+    if "push" in record.owes:
+        push(place)
+        record.owes.remove("push")
+        shelf.save(record)
+        settled.pushed.append(run)
+    if "register" in record.owes:
+        if not record.delivered:
+            raise TaskError(f"run {run} is registered once MLflow has it: `instar sync` again.")
+        _bring_outputs(place)
+        version = judged_version(place, uri)
+        if version is None:
+            made = register(place, run, uri, pushed=True)
+            verdict = judge(place, made.version, uri)
+            settled.registered[run] = f"{made.name} version {made.version}: {verdict.outcome}"
+        record.owes.remove("register")
+        shelf.save(record)
+
+
+def _bring_outputs(place: Path) -> None:
+    wanted = [path for path in made_by_stages(place) if path != STORE]
+    answer = run_dvc(["checkout", "--quiet", "--force", *wanted, MANIFEST], place)
+    if answer.returncode != 0:
+        raise TaskError(
+            f"the run's outputs are not all in DVC's cache ({dvc_complaint(answer.stdout)}): "
+            "`dvc fetch --all-branches`, then `instar sync` again."
+        )
