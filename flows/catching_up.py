@@ -9,6 +9,7 @@ from typing import Any
 
 from tasks.debts import settle_debts
 from tasks.publisher import sync
+from tasks.rebuilding import rebuild_versions
 
 
 def catch_up(root: Path, everything: bool) -> dict[str, Any]:
@@ -21,10 +22,12 @@ def catch_up(root: Path, everything: bool) -> dict[str, Any]:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
+        rebuilt = rebuild_versions(root) if everything and not delivery.left else []
         settled = settle_debts(root)
     return {
         "delivered": delivery.delivered,
         "pushed": settled.pushed,
+        "rebuilt_versions": rebuilt,
         "registered": settled.registered,
         "left": {**settled.left, **delivery.left},
     }
@@ -37,6 +40,8 @@ def show(result: dict[str, Any]) -> str:
         lines.append(f"Delivered to MLflow: {', '.join(result['delivered'])}.")
     if result["pushed"]:
         lines.append(f"Pushed: {', '.join(result['pushed'])}.")
+    if result["rebuilt_versions"]:
+        lines.append(f"Rebuilt versions: {', '.join(result['rebuilt_versions'])}.")
     lines += [f"Registered {what} (run {run})." for run, what in result["registered"].items()]
     if lines:
         return "\n".join([*lines, "Next: instar ui"])

@@ -22,6 +22,7 @@ from tasks.workspace import isolated
 # Not needed to register, and large.
 STORE = "artifacts/prepare/store"
 MANIFEST = f"{STORE}/manifest.json"
+_UNDELIVERED = "run {} is registered once MLflow has it: `instar sync` again."
 
 
 @dataclass
@@ -50,6 +51,9 @@ def settle_debts(root: str | Path, tracking_uri: str | None = None) -> Settled:
     for shelf, record in ended_runs(root):
         if not record.owes or record.commit is None:
             continue
+        if record.owes == ["register"] and not record.delivered:
+            settled.left[record.run_id] = _UNDELIVERED.format(record.run_id)
+            continue
         try:
             with isolated(root, record.run_id, record.commit) as place:
                 _settle(place, shelf, record, uri, settled)
@@ -67,8 +71,8 @@ def _settle(place: Path, shelf: Shelf, record: RunRecord, uri: str, settled: Set
         settled.pushed.append(run)
     if "register" in record.owes:
         if not record.delivered:
-            raise TaskError(f"run {run} is registered once MLflow has it: `instar sync` again.")
-        _bring_outputs(place)
+            raise TaskError(_UNDELIVERED.format(run))
+        bring_outputs(place)
         version = judged_version(place, uri)
         if version is None:
             made = register(place, run, uri, pushed=True)
@@ -78,7 +82,12 @@ def _settle(place: Path, shelf: Shelf, record: RunRecord, uri: str, settled: Set
         shelf.save(record)
 
 
-def _bring_outputs(place: Path) -> None:
+def bring_outputs(place: Path) -> None:
+    """Puts what a registration needs of the workspace's outputs in place, from DVC's cache.
+
+    Raises:
+        TaskError: They are not all there.
+    """
     wanted = [path for path in made_by_stages(place) if path != STORE]
     answer = run_dvc(["checkout", "--quiet", "--force", *wanted, MANIFEST], place)
     if answer.returncode != 0:

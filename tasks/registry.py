@@ -87,35 +87,49 @@ def register(
     """
     root = Path(root)
     _refuse_unrepeatable(root, pushed)
-    params = load_params(root / "params.yaml")
-    name = params.register_.name
-    commit = lineage.snapshot_commit(root, run_id)
-    tags = {**lineage.lineage_tags(root, commit), **_evaluation_tags(root), "run_id": run_id}
-    tags["label_draws"] = _label_draws(root)
+    name, commit, tags = _description(root, run_id)
     with explained(tracking_uri or tracking.tracking_uri_of(root)) as client:
         run = _flow_run(client, name, run_id)
         known = find_same(client, name, tags)
         if known is not None:
             return _register_again(client, name, known, root, run_id, tracking_uri)
-        _ensure_model(client, name)
-        for file in ("metrics.json", "predictions.parquet"):
-            client.log_artifact(run, str(root / EVALUATE / file), EVALUATION)
-        model_id = log_served_model(client, run, root, name)
-        # Not `models:/<id>`: with a database, MLflow looks that up at its global tracking URI.
-        source = client.get_logged_model(model_id).artifact_location
-        made = client.create_model_version(
-            name,
-            source=source,
-            run_id=run,
-            tags=tags,
-            model_id=model_id,
-            await_creation_for=0,  # it is there at once; waiting would only say so
-        )
+        made = _make_version(client, root, name, run, tags)
         _keep_commit(root, name, str(made.version), commit)
     why = f"registered by flow run {run_id}"
     version = str(made.version)
     move(name, version, "challenger", person(root), why, {}, root, tracking_uri)
     return RegisteredVersion(name, version, run, commit, created=True)
+
+
+def remake(root: str | Path, run_id: str, tracking_uri: str | None = None) -> str:
+    """Makes a version of the present artifacts that MLflow had and lost; moves and notes nothing.
+
+    Returns:
+        Its number.
+
+    Raises:
+        TaskError: The flow run is not in MLflow, or MLflow does not answer.
+    """
+    root = Path(root)
+    name, _, tags = _description(root, run_id)
+    with explained(tracking_uri or tracking.tracking_uri_of(root)) as client:
+        return str(_make_version(client, root, name, _flow_run(client, name, run_id), tags).version)
+
+
+def stand_as_logged(name: str, root: str | Path, tracking_uri: str | None = None) -> None:
+    """Gives aliases and stages back that the promotion log tells of, where MLflow has lost them."""
+    held: dict[str, Place] = {}
+    for line in promotions(root):
+        if line["name"] == name:
+            # A place has one holder, and whoever held it has a line of its own.
+            held[line["version"]] = line["to"]
+    with explained(tracking_uri or tracking.tracking_uri_of(root)) as client:
+        for version, place in held.items():
+            if place == "archived":
+                _set_stage(client, name, version, STAGES[place])
+            else:
+                client.set_registered_model_alias(name, place, version)
+        settle(client, name)
 
 
 def judged_version(root: str | Path, tracking_uri: str | None = None) -> str | None:
@@ -309,6 +323,33 @@ def _refuse_unrepeatable(root: Path, pushed: bool) -> None:
             "not registered: `dvc push` did not confirm that the remote holds the run's outputs; "
             "set a remote (`dvc remote add -d`) or mend the connection, and run again."
         )
+
+
+def _description(root: Path, run_id: str) -> tuple[str, str, dict[str, str]]:
+    """Name, commit and tags of the version that the present artifacts make."""
+    commit = lineage.snapshot_commit(root, run_id)
+    tags = {**lineage.lineage_tags(root, commit), **_evaluation_tags(root), "run_id": run_id}
+    tags["label_draws"] = _label_draws(root)
+    return load_params(root / "params.yaml").register_.name, commit, tags
+
+
+def _make_version(
+    client: MlflowClient, root: Path, name: str, run: str, tags: Mapping[str, str]
+) -> ModelVersion:
+    _ensure_model(client, name)
+    for file in ("metrics.json", "predictions.parquet"):
+        client.log_artifact(run, str(root / EVALUATE / file), EVALUATION)
+    model_id = log_served_model(client, run, root, name)
+    # Not `models:/<id>`: with a database, MLflow looks that up at its global tracking URI.
+    source = client.get_logged_model(model_id).artifact_location
+    return client.create_model_version(
+        name,
+        source=source,
+        run_id=run,
+        tags=dict(tags),
+        model_id=model_id,
+        await_creation_for=0,  # it is there at once; waiting would only say so
+    )
 
 
 def _evaluation_tags(root: Path) -> dict[str, str]:

@@ -1,0 +1,146 @@
+"""What a run could not push or register is done later, from its own commit."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tasks import remote
+from tasks.debts import settle_debts
+from tasks.lineage import WEIGHTS, hash_file, snapshot_commit
+from tasks.publisher import Publisher, sync
+from tasks.rebuilding import rebuild_versions
+from tasks.registry import judged_version, promotions
+from tasks.tracking import connect
+from tests.tasks.conftest import git, uri, write_artifacts
+
+PIPELINE = """\
+stages:
+  prepare:
+    cmd: x
+    outs: [artifacts/prepare/store, artifacts/prepare/summary.json]
+  pretrain:
+    cmd: x
+    outs: [artifacts/pretrain/history.csv, artifacts/pretrain/metrics.json]
+  finetune:
+    cmd: x
+    outs: [artifacts/finetune/classifiers, artifacts/finetune/learners.json]
+  evaluate:
+    cmd: x
+    outs: [artifacts/evaluate/metrics.json, artifacts/evaluate/predictions.parquet]
+"""
+STAGES = ("prepare", "pretrain", "finetune", "evaluate")
+
+
+@pytest.fixture
+def tracked(project, monkeypatch):
+    """The project with its artifacts in DVC, and a remote that cannot be written."""
+    monkeypatch.setattr(remote, "PUSH_PAUSES", ())
+    dvc(project, "init", "-q")
+    dvc(project, "config", "core.analytics", "false")
+    dvc(project, "remote", "add", "-q", "-d", "away", str(project.parent / "remote"))
+    (project.parent / "remote").write_text("a file, where there should be a folder")
+    (project / "dvc.yaml").write_text(PIPELINE)
+    (project / "dvc.lock").unlink()
+    git(project, "add", "-A")
+    git(project, "commit", "-q", "-m", "into DVC")
+    return project
+
+
+def mend(root):
+    (root.parent / "remote").unlink()
+
+
+def dvc(root, *arguments):
+    subprocess.run([sys.executable, "-P", "-m", "dvc", *arguments], cwd=root, check=True)
+
+
+def run_that_could_not_push(root, run_id, **how):
+    """As `flows.steps` leaves it; returns the hash of its weights."""
+    write_artifacts(root, **how)
+    dvc(root, "commit", "-q", "-f")
+    with Publisher(root, run_id, uri(root)) as publisher:
+        for stage in STAGES:
+            publisher.stage(stage, f"{stage}-{run_id}", "ran")
+        publisher.owe(snapshot_commit(root, run_id), ["push", "register"])
+        assert publisher.close(timeout=60), publisher.notice
+    return hash_file(root / WEIGHTS)
+
+
+def test_a_queued_run_is_pushed_and_registered_from_its_commit_whatever_came_since(tracked):
+    first = run_that_could_not_push(tracked, "run-1")
+    second = run_that_could_not_push(tracked, "run-2", seed=1, right=119)
+    left = settle_debts(tracked, uri(tracked))
+    assert set(left.left) == {"run-1", "run-2"} and not left.registered
+    assert all("dvc push failed" in reason for reason in left.left.values())
+    mend(tracked)
+    (tracked / "params.yaml").write_text("broken: [")
+    shutil.rmtree(tracked / "artifacts")
+    settled = settle_debts(tracked, uri(tracked))
+    assert settled.left == {}
+    assert settled.pushed == ["run-1", "run-2"]
+    assert settled.registered == {
+        "run-1": "tiny version 1: promoted",
+        "run-2": "tiny version 2: promoted",
+    }
+    client = connect(uri(tracked))
+    for version, weights in (("1", first), ("2", second)):
+        tags = client.get_model_version("tiny", version).tags
+        assert tags["weights"] == weights
+        assert tags["run_id"] == f"run-{version}"
+        assert git(tracked, "rev-parse", f"instar/tiny/v{version}") == tags["git_commit"]
+    assert str(client.get_model_version_by_alias("tiny", "champion").version) == "2"
+    assert settle_debts(tracked, uri(tracked)) == type(settled)()
+    assert git(tracked, "worktree", "list").count("\n") == 0, "no worktree is left"
+
+
+def test_a_version_that_was_judged_meanwhile_is_not_judged_again(tracked):
+    run_that_could_not_push(tracked, "run-1")
+    run_that_could_not_push(tracked, "run-2")
+    mend(tracked)
+    settled = settle_debts(tracked, uri(tracked))
+    assert settled.registered == {"run-1": "tiny version 1: promoted"}
+    assert settled.left == {}
+    assert judged_version(tracked, uri(tracked)) == "1"
+    assert [line["to"] for line in promotions(tracked)] == ["challenger", "champion"]
+
+
+def test_versions_that_mlflow_lost_are_made_anew_where_they_stood(tracked, empty_database):
+    run_that_could_not_push(tracked, "run-1")
+    run_that_could_not_push(tracked, "run-2", seed=1, right=119)
+    run_that_could_not_push(tracked, "run-3", seed=2, right=60)
+    mend(tracked)
+    settle_debts(tracked, uri(tracked))
+    before, log = registry_of(tracked), promotions(tracked)
+    assert before["3"][1] == "Staging"
+    assert rebuild_versions(tracked, uri(tracked)) == [], "nothing is lost"
+    shutil.copyfile(empty_database, tracked / "mlflow.db")
+    shutil.rmtree(tracked / "artifacts")
+    assert sync(tracked, uri(tracked), everything=True).left == {}
+    assert rebuild_versions(tracked, uri(tracked)) == ["1", "2", "3"]
+    assert registry_of(tracked) == before
+    assert promotions(tracked) == log, "a rebuilt version is no move"
+
+
+def registry_of(root):
+    """Lineage, stage and aliases of each version."""
+    client = connect(uri(root))
+    aliases = client.get_registered_model("tiny").aliases
+    return {
+        str(version.version): (
+            {tag: value for tag, value in version.tags.items() if not tag.startswith("gate")},
+            version.current_stage,
+            sorted(alias for alias, held in aliases.items() if str(held) == str(version.version)),
+        )
+        for version in client.search_model_versions("name = 'tiny'")
+    }
+
+
+def test_a_run_that_goes_on_is_left_alone(tracked):
+    mend(tracked)
+    write_artifacts(tracked)
+    dvc(tracked, "commit", "-q", "-f")
+    with Publisher(tracked, "run-1", uri(tracked)) as publisher:
+        publisher.owe(snapshot_commit(tracked, "run-1"), ["push", "register"])
+        assert settle_debts(tracked, uri(tracked)).pushed == []
