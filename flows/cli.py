@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -202,7 +202,7 @@ def sync(
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Deliver what servers missed: curves to MLflow, outputs to the DVC remote.
+    """Deliver to MLflow and the DVC remote what they missed.
 
     Then the models that waited for either are registered and judged. With --all, runs that MLflow
     lost (a wiped database) are rebuilt from journals and DVC's cache.
@@ -237,12 +237,22 @@ def main() -> None:
         # Typer turns Ctrl-C into this, after all `with` blocks have ended.
         if end.code == INTERRUPTED:
             _say_interrupted()
-        raise
+        _leave(end.code)
 
 
 def _fail(message: str) -> None:
     print(f"error: {message}", file=sys.stderr)
-    sys.exit(1)
+    _leave(1)
+
+
+def _leave(status: Any) -> None:
+    servers = sys.modules.get("flows.servers")
+    if servers is not None and servers.PrefectServer.lost:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # Not sys.exit: Prefect's threads would wait for their server, which is gone.
+        os._exit(status or 0)
+    sys.exit(status)
 
 
 def _say_interrupted() -> None:

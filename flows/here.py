@@ -7,15 +7,17 @@ import threading
 import time
 import webbrowser
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from flows.dead_runs import mark_dead_runs
 from flows.servers import PREFECT_PORT, PrefectServer, start_mlflow_ui, wait_for
 from flows.settings import change_settings
 from flows.steps import Retraining, new_run_id, require_project
+from tasks.errors import TaskError
 from tasks.remote import require_dvc
 from tasks.tracking import shown, tracking_uri_of
 from tasks.workspace import locked
@@ -45,7 +47,7 @@ def run_here(
                 run.fetch()
                 run.stage("prepare")
                 server.wait()
-                return _run_flow(run, root)
+                return _run_flow(run, root, server)
 
 
 def show_uis(root: Path, browser: bool) -> None:
@@ -67,6 +69,8 @@ def show_uis(root: Path, browser: bool) -> None:
             # Else it opens on its pages for language models.
             address = f"{address}/#/experiments?workflowType=machine_learning"
         server.wait()
+        with suppress(Exception):  # its pages open, tidy or not
+            mark_dead_runs(root)
         print(f"MLflow:  {shown(address)}\nPrefect: {server.ui}\nOpen until Ctrl-C.", flush=True)
         if browser:
             for page in (address, server.ui):
@@ -80,7 +84,7 @@ def show_uis(root: Path, browser: bool) -> None:
     print("MLflow's UI ended: see .instar/logs/mlflow-ui.log", file=sys.stderr)
 
 
-def _run_flow(run: Retraining, root: Path) -> dict[str, Any]:
+def _run_flow(run: Retraining, root: Path, server: PrefectServer) -> dict[str, Any]:
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker
 
@@ -88,10 +92,33 @@ def _run_flow(run: Retraining, root: Path) -> dict[str, Any]:
 
     try:
         return flow_in_checkout(run)(str(root), run.run_id)
+    except TaskError:
+        raise
+    except Exception as error:
+        if server.answers():
+            raise
+        PrefectServer.lost = True
+        return _outcome_without_prefect(run, error)
     finally:
         # Before our own server stops: what is still on its way would only raise noise.
         APILogWorker.drain_all(timeout=5)
         EventsWorker.drain_all(timeout=5)
+
+
+def _outcome_without_prefect(run: Retraining, error: Exception) -> dict[str, Any]:
+    """What the run came to, although Prefect's server went away under it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, TaskError):
+            raise cause
+        cause = cause.__context__
+    if not run.judged:
+        raise TaskError(
+            "Prefect's server went away during the run. What was computed is kept: `instar run` "
+            "again goes on from there."
+        ) from None
+    run.note("Prefect's server went away during the run; its page there stays unfinished")
+    return run.result()
 
 
 def _teller(console: Console) -> Any:

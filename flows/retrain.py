@@ -76,7 +76,8 @@ def conduct(run: Retraining) -> dict[str, Any]:
         raise unpushed  # all that can be kept is kept; registration needs the push
     _step("register", run.register)
     verdict = _step("gate", run.judge)
-    _show_verdict(verdict)
+    with contextlib.suppress(Exception):  # the model is registered, shown or not
+        _show_verdict(verdict)
     return run.result()
 
 

@@ -14,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import ClassVar
 
 from tasks.errors import TaskError
 from tasks.leash import Leash
@@ -33,7 +34,11 @@ class PrefectServer:
 
     Attributes:
         url: Base URL of the API, ending in `/api`.
+        lost: Whether a server went away under a command of this process. Prefect's threads would
+            then wait for it at the end of the process.
     """
+
+    lost: ClassVar[bool] = False
 
     def __init__(self, root: Path | str, port: int | None = None):
         """`port` None picks any free one; a given port that is taken gives way to a free one."""
@@ -49,6 +54,8 @@ class PrefectServer:
         self._configured = bool(self.url)
         if not self._configured:
             self.url = self._leash.take(self._launch)
+            # Nobody restarts our own server: waiting minutes for it would be in vain.
+            os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "1")
         # Now, as Prefect reads it once, at its import (which may happen while the server starts).
         os.environ["PREFECT_API_URL"] = self.url
         return self
@@ -57,11 +64,16 @@ class PrefectServer:
         self._leash.release()
         if not self._configured:
             os.environ.pop("PREFECT_API_URL", None)
+            os.environ.pop("PREFECT_CLIENT_MAX_RETRIES", None)
 
     @property
     def ui(self) -> str:
         """Where a browser finds it."""
         return self.url.removesuffix("/").removesuffix("/api")
+
+    def answers(self) -> bool:
+        """Whether it answers now."""
+        return answers(f"{self.url.rstrip('/')}/health")
 
     def check(self) -> None:
         """See that the server is still there.
@@ -80,7 +92,7 @@ class PrefectServer:
         """
         deadline = time.monotonic() + _READY_SECONDS
         while time.monotonic() < deadline:
-            if answers(f"{self.url.rstrip('/')}/health"):
+            if self.answers():
                 return
             self.check()
             time.sleep(0.2)

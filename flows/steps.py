@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -82,7 +81,6 @@ class Retraining:
 
     def __enter__(self) -> Retraining:
         if self.root != self.home:
-            self._keep_artifacts_at_home()
             self._find_data_at_home()
         missing = untracked_code(self.root)
         if missing:
@@ -195,6 +193,15 @@ class Retraining:
         self._publisher.owe(self._version.commit, [])
         return self._verdict
 
+    @property
+    def judged(self) -> bool:
+        """Whether all steps are done."""
+        return self._verdict is not None
+
+    def note(self, line: str) -> None:
+        """Tell the watcher something."""
+        self._tell(f"note: {line}")
+
     def result(self) -> dict[str, Any]:
         """All that the summary shows, as plain JSON."""
         assert self._version is not None, "there is nothing to show before the registration"
@@ -219,17 +226,6 @@ class Retraining:
         if started(line) and not at_terminal():
             log = (self.root / log_of(stage)).relative_to(self.home)
             self._tell(f"{stage}: running, see {log}")
-
-    def _keep_artifacts_at_home(self) -> None:
-        """Make the experiment where it stays, not in a worktree that goes away."""
-        from tasks.tracking import connect, ensure_experiment
-
-        name = load_params(self.root / "params.yaml").register_.name
-        if self.tracking_uri.startswith(("http://", "https://")):
-            return  # the server decides, and need not answer now
-        # Without MLflow the run goes on; the publisher tells why.
-        with contextlib.suppress(Exception):
-            ensure_experiment(connect(self.tracking_uri), name, self.home)
 
     def _find_data_at_home(self) -> None:
         """See that the worktree has its raw data.

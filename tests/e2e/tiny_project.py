@@ -84,12 +84,12 @@ def environment(root: Path) -> dict[str, str]:
     }
 
 
-def instar(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Type `instar …` in the project."""
+def instar(root: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """Type `instar …` in the project, with more variables in its environment."""
     return subprocess.run(
         [sys.executable, "-m", "flows.cli", *arguments],
         cwd=root,
-        env=environment(root),
+        env={**environment(root), **more},
         capture_output=True,
         text=True,
         check=False,

@@ -14,7 +14,7 @@ from tests.tasks.conftest import PARAMS
 from tests.tasks.toy_project import git, make_toy_project
 
 HERE = Path(__file__).resolve().parents[2]
-COMMANDS = ("run", "set", "check", "params", "ui", "schedule", "worker", "sync")
+COMMANDS = ("run", "set", "check", "params", "ui", "schedule", "worker", "doctor", "sync")
 
 
 def exit_status(monkeypatch, *arguments: str) -> int:
