@@ -69,8 +69,8 @@ class Delivery:
     def _connect(self) -> tuple[MlflowClient, str]:
         if self._connection is None:
             client = tracking.connect(self._uri)
-            name = self.record.experiment
-            self._connection = client, tracking.ensure_experiment(client, name, self.root)
+            name, home = self.record.experiment, self.shelf.home
+            self._connection = client, tracking.ensure_experiment(client, name, home)
         return self._connection
 
     def _forget_what_mlflow_lost(self, client: MlflowClient) -> None:

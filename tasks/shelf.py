@@ -100,6 +100,11 @@ class Shelf:
         self.folder = root / RUNS / run_id
         self.guard = threading.RLock()
 
+    @property
+    def home(self) -> Path:
+        """The checkout that keeps the records, also of a run in a worktree that goes away."""
+        return self.path.parent.resolve().parents[1]
+
     def lock(self) -> IO[str] | None:
         """Held while this run goes on, by its process; None if another holds it."""
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,5 @@
 import json
+import random
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from tasks.errors import TaskError
 from tasks.journal import Journal, journal_path
 from tasks.publisher import Publisher, sync
 from tasks.tracking import connect, metric_name, numbers
+from tests.mlflow_contents import assert_whole
 from tests.servers import mlflow_server, wait_until
 from tests.tasks.conftest import publish, uri, write_artifacts
 
@@ -306,7 +308,7 @@ def test_a_wiped_database_is_rebuilt_with_every_run_from_journals_and_cache(
     # A forced rerun: the same key and journal, another curve.
     with Publisher(project, "run-2", uri(project)) as publisher:
         publisher.stage("pretrain", "key-of-pretrain", "running")
-        write_journal(project, "key-of-pretrain", epochs=[1, 2])
+        write_journal(project, "key-of-pretrain", epochs=range(1, 6))
         publisher.stage("pretrain", "key-of-pretrain", "ran")
     write_artifacts(project, seed=3)
     put_into_dvc(project)
@@ -410,3 +412,37 @@ def test_a_server_killed_and_restarted_mid_run_loses_and_doubles_nothing(project
     expected = [(epoch, round(1 / epoch, 4)) for epoch in range(1, 301)]
     assert history(project, run, tracking_uri=address) == expected
     assert len(runs(project, "", address)) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("trial", range(8))
+def test_outages_at_any_moment_leave_no_gap_and_no_double(project, server, trial):
+    stages = ("prepare", "pretrain", "finetune", "evaluate")
+    chance = random.Random(trial)
+    moments = sorted(chance.sample(range(200), 4))
+    if trial % 2:
+        server.start()
+    with Publisher(project, "run-1", server.address) as publisher:
+        for position, stage in enumerate(stages):
+            publisher.stage(stage, f"key-of-{stage}", "running")
+            with Journal(journal_path(project, stage, f"key-of-{stage}")) as journal:
+                journal.start(stage, f"key-of-{stage}", {})
+                for step in range(50):
+                    journal.metrics({"loss": chance.random(), "b/c": step}, step)
+                    time.sleep(0.02)
+                    if 50 * position + step in moments:
+                        server.kill() if server.process else server.launch()
+                journal.end("finished")
+            publisher.stage(stage, f"key-of-{stage}", "ran")
+        publisher.close(timeout=chance.choice([0.5, 5.0]))
+        if server.process is None:
+            server.launch()
+        wait_until(server.answers)
+    wait_until(lambda: not sync(project, server.address).left and is_delivered(project))
+    assert_whole(project, server.address)
+
+
+def is_delivered(root):
+    return json.loads((root / ".instar" / "runs" / "run-1.json").read_text())["delivered"]
