@@ -58,7 +58,7 @@ def fetch(root: Path | str) -> str:
     if f"remote.{remote[0]}.verify" not in settings:
         # DVC takes a truncated object for the whole one unless told to look.
         run_dvc(["config", "--local", f"remote.{remote[0]}.verify", "true"], root)
-    answer = run_dvc(["fetch", "--quiet", "--run-cache"], root)
+    answer = run_dvc(["fetch", "--run-cache"], root)
     if answer.returncode == 0:
         return "fetched"
     return f"not all could be fetched ({dvc_complaint(answer.stdout)}); it will be computed"

@@ -161,6 +161,7 @@ def dvc_complaint(output: str) -> str:
     if held := _held(output):
         return held
     lines = [line.strip() for line in output.splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith("Having any troubles?")]
     errors = [line for line in lines if line.startswith(("ERROR:", "error:"))]
     said = (errors or lines or ["it said nothing"])[-1]
     return re.sub(r"^(ERROR|error):\s*", "", said)

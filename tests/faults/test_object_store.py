@@ -92,7 +92,7 @@ def test_a_store_that_is_down_is_explained_with_the_remedy_after_retries(
     store.kill()
     with pytest.raises(TaskError, match=r"failed 2 times.*connect.*instar sync"):
         push(project)
-    assert "not all could be fetched" in fetch(project)
+    assert "not all could be fetched (unexpected error - Could not connect" in fetch(project)
     found = check_remote(project)
     assert not found.well and "does not answer" in found.found
     store.start()
