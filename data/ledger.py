@@ -1,11 +1,15 @@
 """Which samples are kept: exact duplicates and contradictory labels are found here."""
 
 import hashlib
+from collections import Counter
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
+from data.naming import printable
+from data.reasons import DUPLICATE, SAME_PIXELS, kind_of
 from data.sources import Sample, Split
 
 
@@ -47,14 +51,22 @@ class Ledger:
         """Number of samples that are in no split, duplicates not counted."""
         return len(self._refused) + len(self._reasons) - self.duplicates
 
-    def first_reason(self) -> str:
-        """Source and reason of the first refused sample."""
-        first = self._refused[0]
-        return f"{first.source}: {first.words}"
+    def quarantine(self) -> Iterator[tuple[str, str]]:
+        """Source and reason of each sample that `quarantined` counts, in the index's order."""
+        for row, reason in sorted(self._reasons.items()):
+            yield self._sources[row], reason
+        for refused in self._refused:
+            if refused.of is None:
+                yield refused.source, refused.words
+
+    def frequent_reasons(self) -> list[tuple[str, int]]:
+        """Kinds of reasons in `quarantine` and how often each occurs, the most frequent first."""
+        counted = Counter(kind_of(reason) for _, reason in self.quarantine())
+        return sorted(counted.items(), key=lambda kind: (-kind[1], kind[0]))
 
     def refuse(self, sample: Sample, reason: str) -> None:
         """Quarantine a sample without pixels."""
-        self._refused.append(Refused(sample.source, None, reason))
+        self._refused.append(Refused(sample.source, None, printable(reason)))
 
     def admit(self, sample: Sample, digest: bytes) -> bool:
         """Enter a sample by the SHA-256 of its pixels.
@@ -73,13 +85,13 @@ class Ledger:
         first = self._sources[row]
         if sample.label is not None and sample.label != self._labels[row] >= 0:
             # The reason names no label: one of the two may be a test image's.
-            self._reasons.setdefault(row, f"{sample.source} has the same pixels, another label")
+            self._reasons.setdefault(row, f"{sample.source} {SAME_PIXELS}")
             self._splits[row] = None
-            reason = f"{first} has the same pixels, another label"
+            reason = f"{first} {SAME_PIXELS}"
             self._refused.append(Refused(sample.source, digest, reason))
         else:
             self.duplicates += 1
-            self._refused.append(Refused(sample.source, digest, "duplicate of", row))
+            self._refused.append(Refused(sample.source, digest, DUPLICATE, row))
         return False
 
     def splits(self) -> np.ndarray:
@@ -93,8 +105,8 @@ class Ledger:
     def ids(self) -> list[str]:
         """A short name of each row, made of its source's name alone: 16 hex digits."""
         return [
-            hashlib.blake2b(s.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
-            for s in self._all_sources()
+            hashlib.blake2b(source.encode(), digest_size=8).hexdigest()
+            for source in self._all_sources()
         ]
 
     def table(self, splits: np.ndarray) -> pa.Table:
@@ -109,7 +121,7 @@ class Ledger:
         refused = len(self._refused)
         labels, ids, test = self.labels(), self.ids(), splits == "test"
         hidden = (labels < 0) | (splits != "train")
-        names = [_printable(name) for name in self._all_sources()]
+        names = self._all_sources()
         digests = [*self._digests, *(r.digest for r in self._refused)]
         known = [
             f"test image {id_}" if hide else name
@@ -130,7 +142,7 @@ class Ledger:
                 "label": pa.concat_arrays(
                     [pa.array(labels, pa.int64(), mask=hidden), pa.nulls(refused, pa.int64())]
                 ),
-                "reason": pa.array([r and _printable(r) for r in reasons], pa.string()),
+                "reason": pa.array(reasons, pa.string()),
             }
         )
 
@@ -141,7 +153,7 @@ class Ledger:
         return pa.table(
             {
                 "id": pa.array([ids[row] for row in rows], pa.string()),
-                "source": pa.array([_printable(names[row]) for row in rows], pa.string()),
+                "source": pa.array([names[row] for row in rows], pa.string()),
             }
         )
 
@@ -152,8 +164,3 @@ class Ledger:
         """Rows of the index, refused ones included, that are a test image or a copy of one."""
         copies = [r.of is not None and bool(test[r.of]) for r in self._refused]
         return np.concatenate([test, np.array(copies, bool)])
-
-
-def _printable(text: str) -> str:
-    """File names are bytes; those that are no UTF-8 would not fit into the table."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

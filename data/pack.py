@@ -4,6 +4,7 @@ The bytes written depend on the source and the params alone. Memory holds one sh
 never the images.
 """
 
+import csv
 import json
 import math
 import os
@@ -29,6 +30,8 @@ from data.store import FORMAT, INDEX, MANIFEST, manifest_digest
 Progress = Callable[[str, int, int | None], None]
 
 REPORT_EVERY = 1000
+# Of the kinds of reasons, how many an error names.
+REASONS_TOLD = 4
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,10 @@ class PackSummary:
     """Dropped since the same pixels came before."""
     quarantined: int
     """Left out for another reason; each row of the index says which."""
+    reasons: dict[str, int]
+    """Kinds of those reasons and how often each occurs."""
+    passed_over: dict[str, int]
+    """Files that are no samples (not images, hidden), by what they are."""
     classes: list[str]
     train_per_class: list[int]
     size: int
@@ -59,7 +66,12 @@ class PackSummary:
         return asdict(self)
 
 
-def pack(params: DataParams, out: Path, progress: Progress = lambda *_: None) -> PackSummary:
+def pack(
+    params: DataParams,
+    out: Path,
+    progress: Progress = lambda *_: None,
+    quarantine: Path | None = None,
+) -> PackSummary:
     """Pack the source that `params` names into ``out/store``; what is known of its test apart.
 
     ``out/test_labels.parquet`` holds the labels of the test images, ``out/test_sources.parquet``
@@ -70,15 +82,19 @@ def pack(params: DataParams, out: Path, progress: Progress = lambda *_: None) ->
         params: Source, size, channels, test split.
         out: Folder; made if need be.
         progress: Called as ``progress("pack", images read, images in all)``.
+        quarantine: Where source and reason of every quarantined image are written if these are too
+            many, as CSV: `out` then stays as it was.
 
     Raises:
-        DataError: The source cannot be used, nothing in it can, or the disk is full.
+        DataError: The source cannot be used, more of it is quarantined than
+            ``params.max_quarantined``, or the disk is full.
     """
     out = Path(out)
     with closing(open_source(params)) as source, _staging(out) as staging:
         pixel_bytes = source.total * params.size**2 * params.channels
         require_space(staging, pixel_bytes + 300 * source.total)
         ledger, shards = _write_images(source, params, staging / "store", progress)
+        _require_few_quarantined(ledger, source.total, params.max_quarantined, quarantine)
         splits = _final_splits(source, ledger, params)
         test = splits == "test"
         labels = ledger.labels()
@@ -106,6 +122,7 @@ def pack(params: DataParams, out: Path, progress: Progress = lambda *_: None) ->
             "mean": mean,
             "std": std,
             "counts": counts,
+            "passed_over": dict(sorted(source.passed_over.items())),
             "shards": shards,
             "index": {"name": INDEX, "sha256": file_sha256(staging / "store" / INDEX)},
         }
@@ -114,6 +131,8 @@ def pack(params: DataParams, out: Path, progress: Progress = lambda *_: None) ->
         (staging / "store" / MANIFEST).write_text(text, encoding="utf-8")
     return PackSummary(
         **counts,
+        reasons=dict(ledger.frequent_reasons()),
+        passed_over=manifest["passed_over"],
         classes=source.classes,
         train_per_class=per_class.tolist(),
         size=params.size,
@@ -158,11 +177,42 @@ def _write_images(
             if done % REPORT_EVERY == 0 or done == source.total:
                 progress("pack", done, source.total)
     writer.flush()
-    if not ledger.kept:
-        raise DataError(
-            f"none of the {source.total} images can be used; the first, {ledger.first_reason()}."
-        )
     return ledger, writer.shards
+
+
+def _require_few_quarantined(
+    ledger: Ledger, total: int, allowed: float, table: Path | None
+) -> None:
+    share = ledger.quarantined / total
+    if ledger.kept and share <= allowed:
+        return
+    reasons = ledger.frequent_reasons()
+    shown = ", ".join(f"{kind} ({count})" for kind, count in reasons[:REASONS_TOLD])
+    if len(reasons) > REASONS_TOLD:
+        shown += f" and {len(reasons) - REASONS_TOLD} other reasons"
+    where = ""
+    if table:
+        _write_quarantine(ledger, table)
+        where = f"; {table} names each with its reason"
+    if ledger.kept:
+        excess = f"more than data.max_quarantined ({allowed:.4g}) allows"
+        remedy = "mend or remove them, or raise data.max_quarantined"
+    else:
+        excess, remedy = "none is left", "mend them"
+    raise DataError(
+        f"{ledger.quarantined} of {total} images ({100 * share:.3g}%) cannot be used, {excess}: "
+        f"{shown}{where}; {remedy}, and run again."
+    )
+
+
+def _write_quarantine(ledger: Ledger, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(("source", "reason"))
+        rows.writerows(ledger.quarantine())
+    os.replace(partial, path)
 
 
 def _final_splits(source: Source, ledger: Ledger, params: DataParams) -> np.ndarray:

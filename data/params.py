@@ -42,6 +42,12 @@ class DataParams(BaseModel):
         description="Share of the labelled images split off as the test set, class by class, "
         "where the source brings no test set of its own.",
     )
+    max_quarantined: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.1,
+        description="Largest share of images that may be quarantined (damaged, no image, same "
+        "pixels under two labels); above it prepare stops before anything is trained. Exact "
+        "duplicates do not count. 0: none may.",
+    )
     seed: int = Field(default=0, ge=0, lt=2**63, description="Seed of the test split.")
 
 

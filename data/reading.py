@@ -7,8 +7,10 @@ lie at the border, and random crops vary the aspect by more than most cameras do
 from __future__ import annotations
 
 import io
+import os
+import stat
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
@@ -19,7 +21,14 @@ if TYPE_CHECKING:
 
 # A file of a few kilobytes can claim billions of pixels; past this it is refused undecoded.
 PIXEL_LIMIT = 89_478_485
-BYTES_LIMIT = 1 << 30
+# The longest side of a JPEG. Resizing takes 32 bytes for each pixel of a side: 3 GB for one line of
+# `PIXEL_LIMIT` pixels.
+SIDE_LIMIT = 65_535
+# Beyond what `PIXEL_LIMIT` pixels of 4 bytes take uncompressed.
+BYTES_LIMIT = 512 << 20
+# A 16-bit image that uses less than this part of its range is refused: at most 16 grey levels would
+# be left. Stretching each on its own would make equal things look different.
+DARK = 16
 # A fixed list: Pillow would otherwise try every format it knows, EPS through Ghostscript included.
 # (MPO, what some phones save as .jpg, is opened by JPEG's plugin.)
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
@@ -28,17 +37,52 @@ EXTENSIONS = (
 )  # fmt: skip
 
 
+def looks_like_image(start: bytes) -> bool:
+    """Whether the first 16 bytes are those of an image as cameras and the web give it.
+
+    TIFF is left out, since raw photographs begin like it; BMP and PPM, since text may.
+    """
+    return start.startswith((b"\x89PNG\r\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a")) or (
+        start[:4] == b"RIFF" and start[8:12] == b"WEBP"
+    )
+
+
+def open_regular(path: Path, follow: bool = True) -> BinaryIO:
+    """Open a file for reading, and only a file: whoever opens a pipe waits for its writer.
+
+    Args:
+        path: The file.
+        follow: Whether it may be a link.
+
+    Raises:
+        DataError: It is a pipe, a device or the like.
+        OSError: It is missing or cannot be opened.
+    """
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+    descriptor = os.open(path, flags)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise DataError("not a file (a folder, a pipe, a socket or a device)")
+    return os.fdopen(descriptor, "rb")
+
+
 def read_file(path: Path) -> bytes:
     """A file's content, of one that is too large for `decode` only so much that this can tell."""
-    with path.open("rb") as file:
-        return file.read(BYTES_LIMIT + 1)
+    with open_regular(path) as file:
+        return read_start(file, BYTES_LIMIT + 1)
+
+
+def read_start(file: BinaryIO, limit: int) -> bytes:
+    """At most `limit` bytes of a file just opened; room is made for no more than it has."""
+    return file.read(min(limit, os.fstat(file.fileno()).st_size))
 
 
 def decode(encoded: bytes) -> Image.Image:
     """An image file's content as a loaded Pillow image, upright (EXIF orientation applied).
 
     Args:
-        encoded: The file's bytes, in one of `FORMATS`; of several frames the first counts.
+        encoded: The file's bytes, in one of `FORMATS`, whatever its name; of several frames the
+            first counts.
 
     Raises:
         DataError: The bytes are no image, are truncated or damaged, or hold too many pixels.
@@ -48,23 +92,24 @@ def decode(encoded: bytes) -> Image.Image:
     if not encoded:
         raise DataError("the file is empty")
     if len(encoded) > BYTES_LIMIT:
-        raise DataError(f"the file is larger than {BYTES_LIMIT >> 30} GiB")
+        raise DataError(f"the file is too large: over the limit of {BYTES_LIMIT >> 20} MiB")
     try:
         image = Image.open(io.BytesIO(encoded), formats=FORMATS)
-        if image.width * image.height > PIXEL_LIMIT:
-            raise DataError(
-                f"{image.width}×{image.height} pixels exceed the limit of {PIXEL_LIMIT} pixels"
-            )
+        _require_size(image.width, image.height)
         if image.format == "PNG":
             # Loading a PNG skips the checksums of its pixel data; verifying uses the image up.
             image.verify()
             image = Image.open(io.BytesIO(encoded), formats=FORMATS)
+        # Of colours of 16 bits Pillow keeps the upper 8.
+        halved = image.mode in ("RGB", "RGBA", "LA") and ";16" in _raw_mode(image)
         image.load()
+        if halved and 0 < _brightest(image) < 256 // DARK:
+            raise DataError(_too_dark(256 * _brightest(image) + 255))
         return ImageOps.exif_transpose(image)
     except UnidentifiedImageError:
         raise DataError("not an image in a known format") from None
     except Image.DecompressionBombError:
-        raise DataError(f"its pixels exceed the limit of {PIXEL_LIMIT}") from None
+        raise DataError(f"too many pixels: over the limit of {PIXEL_LIMIT} pixels") from None
     except DataError:
         raise
     # Pillow's decoders fail on damaged input with whatever their parsing runs into.
@@ -75,8 +120,8 @@ def decode(encoded: bytes) -> Image.Image:
 def to_canvas(image: np.ndarray | Image.Image, size: int, channels: int) -> np.ndarray:
     """One image as the packed store holds it.
 
-    Transparency is put on white; 16-bit values are scaled to 8 bits; floats are taken to lie in
-    [0, 1]. Resizing is bicubic with antialiasing.
+    Transparency is put on white; 16-bit values are scaled to 8 bits, from their full range; floats
+    are taken to lie in [0, 1]. Resizing is bicubic with antialiasing.
 
     Args:
         image: Pillow image, or array (H, W) or (H, W, 1 | 3 | 4) of bool, integers or floats.
@@ -87,7 +132,8 @@ def to_canvas(image: np.ndarray | Image.Image, size: int, channels: int) -> np.n
         Array (size, size, channels), uint8.
 
     Raises:
-        DataError: The array has no image's shape, or values that are no pixel values.
+        DataError: The array has no image's shape, or values that are no pixel values; or 16 bits
+            of which so few are used that next to nothing would be left of them.
     """
     from PIL import Image
 
@@ -101,51 +147,95 @@ def to_canvas(image: np.ndarray | Image.Image, size: int, channels: int) -> np.n
     return np.asarray(image).reshape(size, size, channels)
 
 
+def _require_size(width: int, height: int) -> None:
+    if width * height > PIXEL_LIMIT:
+        raise DataError(
+            f"too many pixels: {width}×{height}, over the limit of {PIXEL_LIMIT} pixels"
+        )
+    if max(width, height) > SIDE_LIMIT:
+        raise DataError(f"too long a side: {width}×{height}, over the limit of {SIDE_LIMIT} pixels")
+
+
 def _from_array(array: np.ndarray) -> Image.Image:
     from PIL import Image
 
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))) or not array.size:
-        raise DataError(f"an image is (H, W) or (H, W, 1 | 3 | 4), not {array.shape}")
-    if array.shape[0] * array.shape[1] > PIXEL_LIMIT:
-        raise DataError(f"its pixels exceed the limit of {PIXEL_LIMIT}")
+        raise DataError(
+            f"not the shape of an image: (H, W) or (H, W, 1 | 3 | 4), not {array.shape}"
+        )
+    _require_size(array.shape[1], array.shape[0])
     return Image.fromarray(np.ascontiguousarray(_eight_bits(array)))
 
 
 def _eight_bits(array: np.ndarray) -> np.ndarray:
+    # As types, those of another byte order equal none of the below.
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if array.dtype == np.uint8:
         return array
     if array.dtype == np.bool_:
         return array.astype(np.uint8) * np.uint8(255)
     if array.dtype == np.uint16:
+        if 0 < array.max() < 65536 // DARK:
+            raise DataError(_too_dark(int(array.max())))
         return ((array.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
     if np.issubdtype(array.dtype, np.integer):
         if array.min() < 0 or array.max() > 255:
-            raise DataError(f"values {array.min()} to {array.max()} lie outside 0 to 255")
+            raise DataError(f"values outside 0 to 255: {array.min()} to {array.max()}")
         return array.astype(np.uint8)
     if np.issubdtype(array.dtype, np.floating):
         if not np.isfinite(array).all():
             raise DataError("holds NaN or infinite values")
         if array.min() < 0 or array.max() > 1:
             raise DataError(
-                f"float values {array.min():g} to {array.max():g} lie outside [0, 1]; "
+                f"float values outside [0, 1]: {array.min():g} to {array.max():g}; "
                 "scale them, or give uint8"
             )
         return np.rint(array * 255.0).astype(np.uint8)
-    raise DataError(f"values of type {array.dtype} are no pixels")
+    raise DataError(f"values that are no pixels: of type {array.dtype}")
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """How the pixels lie in the file of an image that is not loaded yet, e.g. ``RGB;16B``."""
+    tiles = getattr(image, "tile", [])
+    how = tiles[0][3] if tiles else ""
+    return str(how[0] if isinstance(how, tuple) and how else how)
+
+
+def _brightest(image: Image.Image) -> int:
+    """The largest value of any colour."""
+    ranges = [image.getchannel(c).getextrema() for c in image.getbands() if c != "A"]
+    return max(int(high) for _, high in ranges)  # type: ignore[arg-type]
+
+
+def _too_dark(most: int) -> str:
+    return (
+        f"a 16-bit image that uses less than a {DARK}th of its range (values up to {most} of "
+        "65535, as 12-bit cameras give): scale all by the same factor, or save 8 bits"
+    )
 
 
 def _in_mode(image: Image.Image, mode: str) -> Image.Image:
     from PIL import Image
 
-    if image.mode == "F":
-        image = _from_array(np.asarray(image))
-    elif image.mode.startswith("I"):
-        # Pillow opens 16-bit files as I;16 or, by the format, as I (32-bit).
-        image = _from_array(np.clip(np.asarray(image), 0, 65535).astype(np.uint16))
-    elif image.has_transparency_data:
-        colours = image.convert("RGBA")
-        white = Image.new("RGBA", colours.size, "white")
-        image = Image.alpha_composite(white, colours)
-    return image if image.mode == mode else image.convert(mode)
+    try:
+        if image.mode == "F":
+            image = _from_array(np.asarray(image))
+        elif image.mode.startswith("I"):
+            image = _from_array(_sixteen_bits(np.asarray(image)))
+        elif image.has_transparency_data:
+            colours = image.convert("RGBA")
+            white = Image.new("RGBA", colours.size, "white")
+            image = Image.alpha_composite(white, colours)
+        return image if image.mode == mode else image.convert(mode)
+    # A colour space that Pillow cannot convert (LAB), or a palette's damaged transparency.
+    except (ValueError, TypeError, OSError) as error:
+        raise DataError(f"cannot be converted to {mode}: {error}") from error
+
+
+def _sixteen_bits(array: np.ndarray) -> np.ndarray:
+    # Pillow opens 16-bit files as I;16 or, by the format, as I (32-bit).
+    if array.min() < 0 or array.max() > 65535:
+        raise DataError(f"values outside 16 bits: {array.min()} to {array.max()}")
+    return array.astype(np.uint16)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import math
-import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from data.reasons import kind_of
 from data.shards import images_within
 from data.store import PackedStore, evenly_spread, read_test_sources
 from models.encoders import Encoder
@@ -190,7 +190,7 @@ def _data(found: Findings, test_sources: Path) -> dict[str, Any]:
     counted: Counter[str] = Counter()
     examples: dict[str, str] = {}
     for source, reason in zip(sources, left_out["reason"], strict=True):
-        kind = _kind_of(reason)
+        kind = kind_of(reason)
         counted[kind] += 1
         examples.setdefault(kind, source)
     return {
@@ -199,20 +199,13 @@ def _data(found: Findings, test_sources: Path) -> dict[str, Any]:
         "size": store.manifest["size"],
         "channels": store.manifest["channels"],
         "left_out": len(left_out),
+        "quarantined": store.manifest["counts"]["quarantined"],
+        "passed_over": store.manifest["passed_over"],
         "reasons": [
             {"reason": kind, "count": count, "example": examples[kind]}
             for kind, count in counted.most_common(REASONS)
         ],
     }
-
-
-def _kind_of(reason: str) -> str:
-    """A quarantine reason without the names in it, so that like ones are counted together."""
-    if reason.startswith("duplicate of "):
-        return "exact duplicate of another image"
-    if reason.endswith("has the same pixels, another label"):
-        return "same pixels as another image, other label"
-    return re.sub(r"[:(].*", "", reason).strip()
 
 
 def _samples(found: Findings) -> list[dict[str, Any]]:

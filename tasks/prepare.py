@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from data.pack import pack
-from tasks.stage import Stage, stage
+from tasks.stage import STATE, Stage, stage
 
 
 def prepare(run: Stage) -> None:
-    """Packs `data.path` into `artifacts/prepare/store`, the test labels apart from it."""
-    summary = pack(run.params.data, run.out, run.progress)
+    """Packs `data.path` into `artifacts/prepare/store`, the test labels apart from it.
+
+    If too much is quarantined, the table of it is no output: of a failed stage DVC keeps none.
+    """
+    table = STATE / "quarantine" / f"{run.key}.csv"
+    summary = pack(run.params.data, run.out, run.progress, table)
     run.write_json("summary.json", summary.as_dict())
 
 

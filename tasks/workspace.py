@@ -25,7 +25,7 @@ from tasks.runner import run_dvc
 
 # What a run writes under .instar/ that belongs to the checkout, not to one workspace. Errors and
 # logs stay apart: two workspaces may run the same stage.
-_SHARED_STATE = ("journal", "runs", "verdicts", "checkpoints")
+_SHARED_STATE = ("journal", "runs", "verdicts", "checkpoints", "quarantine")
 _SHARED_FILES = ("promotions.jsonl",)
 
 

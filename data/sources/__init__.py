@@ -1,6 +1,6 @@
 """Where images come from: one file per kind of source, all giving the same stream of samples."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -14,7 +14,7 @@ class Sample(NamedTuple):
     """One image of a source, not yet decoded."""
 
     source: str
-    """Its name in the source; unique, and independent of where the source lies."""
+    """Its name in the source; unique, independent of where the source lies, and printable."""
     split: Split
     label: int | None
     """Position in the source's `classes`; None in the split "unlabelled"."""
@@ -30,6 +30,8 @@ class Source(Protocol):
     """Number of samples."""
     has_test: bool
     """Whether it brings a test set; if not, one is split off."""
+    passed_over: Mapping[str, int]
+    """How many files of it are no samples, by what they are."""
 
     def samples(self) -> Iterator[Sample]:
         """All samples: first test, then train, then unlabelled.

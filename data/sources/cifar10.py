@@ -4,8 +4,9 @@ The *binary* version is read: the one that most tools take is a pickle, which ru
 """
 
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -32,6 +33,7 @@ class Cifar10:
     classes = CLASSES
     total = 60_000
     has_test = True
+    passed_over: Mapping[str, int] = MappingProxyType({})
 
     def __init__(self, params: DataParams):
         pinned = Path(params.path)

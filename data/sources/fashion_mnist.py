@@ -6,9 +6,10 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from io import BufferedIOBase
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -40,6 +41,7 @@ class FashionMnist:
     classes = CLASSES
     total = sum(count for _, _, count in FILES.values())
     has_test = True
+    passed_over: Mapping[str, int] = MappingProxyType({})
 
     def __init__(self, params: DataParams):
         self._pinned = Path(params.path)

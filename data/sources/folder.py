@@ -6,38 +6,26 @@ any depth. A class is the name of the folder that an image lies in; an image in 
 unlabelled. Folders wrapped around all that are passed over.
 """
 
-import os
 import posixpath
-import tarfile
-import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from data.errors import DataError
+from data.naming import escaped
 from data.params import DataParams
-from data.reading import BYTES_LIMIT, EXTENSIONS, read_file
+from data.reading import BYTES_LIMIT, EXTENSIONS, looks_like_image
 from data.sources import Sample, Split
+from data.sources.containers import Member, Reader, open_container
 
 UNLABELLED = ("unlabelled", "unlabeled")
 HELD_OUT = ("test", "val")
 SPLIT_ORDER: tuple[Split, ...] = ("test", "train", "unlabelled")
-
-Reader = Callable[[], bytes]
-
-
-class Container(Protocol):
-    """What holds files by name: a folder or an archive."""
-
-    def files(self) -> Iterator[tuple[str, Reader]]:
-        """Every regular file's name, with ``/`` between its parts, and what reads it."""
-        ...
-
-    def close(self) -> None:
-        """Release open files."""
-        ...
+HIDDEN = "hidden files"
+NO_IMAGE = "files that are no images, by name and by content"
+REPLACED = "members that another of the same name replaces"
 
 
 class Placed(NamedTuple):
@@ -54,9 +42,10 @@ class Folder:
 
     def __init__(self, params: DataParams):
         self._path = Path(params.path)
-        self._container = _open(self._path)
+        self._container = open_container(self._path)
+        passed_over: Counter[str] = Counter()
         try:
-            self._images = self._place_all()
+            self._images = self._place_all(passed_over)
             labels = Counter(image.label for image in self._images if image.split == "train")
             self.classes = sorted(label for label in labels if label is not None)
             self.has_test = any(image.split == "test" for image in self._images)
@@ -65,44 +54,61 @@ class Folder:
             self._container.close()
             raise
         self.total = len(self._images)
+        self.passed_over: Mapping[str, int] = passed_over
 
     def samples(self) -> Iterator[Sample]:
         """See `Source.samples`."""
         positions = {name: position for position, name in enumerate(self.classes)}
         for image in self._images:
             label = None if image.label is None else positions[image.label]
-            yield Sample(image.name, image.split, label, image.read)
+            content = partial(image.read, BYTES_LIMIT + 1)
+            yield Sample(image.name, image.split, label, content)
 
     def close(self) -> None:
         """Close the archive, if it is one."""
         self._container.close()
 
-    def _place_all(self) -> list[Placed]:
-        # Of several members of one name the last counts, as when an archive is unpacked: that is
-        # how `tar -r` corrects a file.
-        named = {_visible_parts(name): read for name, read in self._container.files()}
-        images = [
-            (parts, read)
-            for parts, read in named.items()
-            if parts and parts[-1].lower().endswith(EXTENSIONS)
-        ]
+    def _place_all(self, passed_over: Counter[str]) -> list[Placed]:
+        found = self._find_images(passed_over)
+        images = [parts for parts, member in found.items() if member.regular]
         if not images:
             raise DataError(
                 f"data.path: no images found in {self._path}; looked for files ending in "
                 f"{', '.join(EXTENSIONS)} (hidden files and links out of the folder are passed "
                 "over)."
             )
-        depth = _wrapping_depth([parts for parts, _ in images])
-        tops = {parts[depth] for parts, _ in images if len(parts) > depth + 1}
+        depth = _wrapping_depth(images)
+        tops = {parts[depth] for parts in images if len(parts) > depth + 1}
         self._require_train(tops)
         placed = []
-        for parts, read in images:
-            place = _place(parts[depth:], tops)
-            # Quarantined with a reason, as an image that cannot be read is.
-            split, label, reader = (*place, read) if place else ("unlabelled", None, _misplaced)
-            placed.append(Placed("/".join(parts), split, label, reader))
+        for parts, member in found.items():
+            place: tuple[Split, str | None] | None = ("unlabelled", None)
+            # What is no file tells nothing of the layout. Misplaced images are quarantined with a
+            # reason, as one that cannot be read is.
+            if member.regular:
+                place = _place(parts[depth:], tops)
+            split, label = place or ("unlabelled", None)
+            read = member.read if place else _misplaced
+            placed.append(Placed(escaped("/".join(parts)), split, label, read))
         placed.sort(key=lambda image: (SPLIT_ORDER.index(image.split), image.name))
         return placed
+
+    def _find_images(self, passed_over: Counter[str]) -> dict[tuple[str, ...], Member]:
+        """Images, and what may be one or cannot be looked at, by the parts of their names."""
+        found: dict[tuple[str, ...], Member] = {}
+        for member in self._container.members():
+            parts = _visible_parts(member.name)
+            if not parts:
+                passed_over[HIDDEN] += 1
+            elif not _may_be_image(parts[-1], member):
+                passed_over[NO_IMAGE] += 1
+            else:
+                # Of several members of one name the last counts, as when an archive is unpacked:
+                # that is how `tar -r` corrects a file.
+                if parts in found:
+                    passed_over[REPLACED] += 1
+                found[parts] = member
+        return found
 
     def _require_train(self, tops: set[str]) -> None:
         alone = sorted(tops.intersection(HELD_OUT))
@@ -131,6 +137,16 @@ class Folder:
                     f"data.path: {image.name} is a test image of class {image.label!r}, which has "
                     "no training image; add some to train/, or remove the class from the test."
                 )
+
+
+def _may_be_image(name: str, member: Member) -> bool:
+    """By its name or, where that says nothing, by its content; and all that cannot be looked at."""
+    if name.lower().endswith(EXTENSIONS) or not member.regular:
+        return True
+    try:
+        return looks_like_image(member.read(16))
+    except Exception:
+        return True
 
 
 def _visible_parts(name: str) -> tuple[str, ...]:
@@ -163,109 +179,14 @@ def _place(parts: tuple[str, ...], tops: set[str]) -> tuple[Split, str | None] |
     if len(parts) == 1 or top in UNLABELLED:
         return "unlabelled", None
     if "train" not in tops:
-        return "train", parts[-2]
+        return "train", escaped(parts[-2])
     if len(parts) == 2:
         return None
     if top == "test" or (top == "val" and "test" not in tops):
-        return "test", parts[-2]
+        return "test", escaped(parts[-2])
     # With a test/ of its own, a val/ is more labelled data: no choice here is made on it.
-    return ("train", parts[-2]) if top in ("train", "val") else None
+    return ("train", escaped(parts[-2])) if top in ("train", "val") else None
 
 
-def _misplaced() -> bytes:
+def _misplaced(_limit: int) -> bytes:
     raise DataError("lies outside train/<class>/, test/<class>/, val/<class>/ and unlabelled/")
-
-
-def _open(path: Path) -> Container:
-    if path.is_dir():
-        return _Directory(path)
-    if not path.exists():
-        raise DataError(
-            f"data.path: there is no {path}; put your images there or correct the path."
-        )
-    if zipfile.is_zipfile(path):
-        return _Zip(path)
-    if _is_tar(path):
-        return _Tar(path)
-    raise DataError(
-        f"data.path: {path} is no folder, .zip or uncompressed .tar; unpack it, or pack the images "
-        "again without compression (they are compressed already)."
-    )
-
-
-def _is_tar(path: Path) -> bool:
-    try:
-        with tarfile.open(path, "r:"):
-            return True
-    except tarfile.TarError:
-        return False
-
-
-def _damaged(path: Path, error: object) -> DataError:
-    return DataError(f"data.path: {path} is damaged ({error}); copy or pack it again.")
-
-
-class _Directory:
-    def __init__(self, root: Path):
-        self._root = root.resolve()
-
-    def files(self) -> Iterator[tuple[str, Reader]]:
-        for folder, _, names in os.walk(self._root):
-            for name in names:
-                path = Path(folder, name)
-                if path.is_symlink() and not path.resolve().is_relative_to(self._root):
-                    continue
-                if path.is_file():
-                    yield path.relative_to(self._root).as_posix(), partial(read_file, path)
-
-    def close(self) -> None:
-        pass
-
-
-class _Tar:
-    """Members are read at their offset, by any thread, in any order."""
-
-    def __init__(self, path: Path):
-        with tarfile.open(path, "r:") as archive:
-            self._members = list(_members(archive, path))
-        self._descriptor = os.open(path, os.O_RDONLY)
-
-    def files(self) -> Iterator[tuple[str, Reader]]:
-        for name, offset, size in self._members:
-            size = min(size, BYTES_LIMIT + 1)
-            yield name, partial(os.pread, self._descriptor, size, offset)
-
-    def close(self) -> None:
-        os.close(self._descriptor)
-
-
-def _members(archive: tarfile.TarFile, path: Path) -> Iterator[tuple[str, int, int]]:
-    """Name, offset and size of each file in the archive."""
-    try:
-        for member in archive:
-            if member.isfile() and not member.issparse():
-                yield member.name, member.offset_data, member.size
-    except (tarfile.TarError, ValueError, EOFError) as error:
-        raise _damaged(path, error) from error
-
-
-class _Zip:
-    def __init__(self, path: Path):
-        try:
-            self._zip = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-            raise _damaged(path, error) from error
-
-    def files(self) -> Iterator[tuple[str, Reader]]:
-        for member in self._zip.infolist():
-            if not member.is_dir():
-                # Some tools on Windows write backslashes, against the format.
-                yield member.filename.replace("\\", "/"), partial(self._read, member)
-
-    def close(self) -> None:
-        self._zip.close()
-
-    def _read(self, member: zipfile.ZipInfo) -> bytes:
-        # A few kilobytes of zip can hold terabytes of zeros.
-        with self._zip.open(member) as file:
-            return file.read(BYTES_LIMIT + 1)

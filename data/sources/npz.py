@@ -7,7 +7,7 @@ Keys: ``train_images`` (N, H, W[, C]) and ``train_labels`` (N,), and where there
 import math
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -15,11 +15,16 @@ from typing import IO
 import numpy as np
 
 from data.errors import DataError
+from data.naming import escaped
 from data.params import DataParams
 from data.reading import BYTES_LIMIT
 from data.sources import Sample, Split
+from data.sources.containers import require_file
 
 SPLITS: tuple[Split, ...] = ("test", "train", "unlabelled")
+KEYS = {
+    "train_images", "train_labels", "test_images", "test_labels", "unlabelled_images", "classes",
+}  # fmt: skip
 # Images are read in blocks of so many bytes, or one by one if larger.
 BLOCK_BYTES = 4 << 20
 
@@ -29,11 +34,11 @@ class Npz:
 
     def __init__(self, params: DataParams):
         self._path = Path(params.path)
+        require_file(self._path)
         try:
             self._zip = zipfile.ZipFile(self._path)
-        except FileNotFoundError:
-            raise DataError(f"data.path: there is no file {self._path}.") from None
-        except (OSError, zipfile.BadZipFile) as error:
+        # By what is damaged: BadZipFile, ValueError, NotImplementedError, struct.error and more.
+        except Exception as error:
             raise DataError(f"data.path: {self._path} is no .npz ({error}).") from None
         members = {name.removesuffix(".npy") for name in self._zip.namelist()}
         for key in ("train_images", "train_labels"):
@@ -49,6 +54,8 @@ class Npz:
             if f"{split}_images" in members
         }
         self.total = sum(self._counts.values())
+        others = len(members - KEYS)
+        self.passed_over: Mapping[str, int] = {"arrays of other names": others} if others else {}
         self.classes, self._labels = self._read_labels(members)
 
     def samples(self) -> Iterator[Sample]:
@@ -72,7 +79,7 @@ class Npz:
         known = np.unique(labels["train"][labels["train"] >= 0])
         classes = [str(value) for value in known]
         if "classes" in members:
-            classes = [str(name) for name in self._array("classes").reshape(-1)]
+            classes = [_text(name) for name in self._array("classes").reshape(-1).tolist()]
             known = np.arange(len(classes))
         self._require_classes(classes)
         for split, values in labels.items():
@@ -157,6 +164,8 @@ class Npz:
             (2, 0): np.lib.format.read_array_header_2_0,
         }[np.lib.format.read_magic(file)]
         shape, fortran, dtype = read(file)
+        if any(side < 0 for side in shape):
+            raise DataError(f"{self._path}: {key} claims the shape {shape}; save it again.")
         if dtype.hasobject:
             raise DataError(f"{self._path}: {key} holds Python objects; save it as numbers.")
         if fortran:
@@ -174,3 +183,10 @@ class Npz:
         if len(content) != size:
             raise DataError(f"{self._path}: {key} is cut short; save the file again.")
         return content
+
+
+def _text(name: object) -> str:
+    """A class name of any type as printable text; bytes are taken for UTF-8."""
+    return escaped(
+        name.decode("utf-8", "surrogateescape") if isinstance(name, bytes) else str(name)
+    )

@@ -33,7 +33,7 @@ def pack_folder(tmp_path):
     """Packs a folder or archive and opens the store."""
 
     def run(path, name="out", **changes) -> PackedStore:
-        settings = {"size": 8, "channels": 3, "test_fraction": 0.34} | changes
+        settings = {"size": 8, "channels": 3, "test_fraction": 0.34, "max_quarantined": 1} | changes
         pack(DataParams(source="folder", path=str(path), **settings), tmp_path / name)
         return PackedStore.open(tmp_path / name / "store", verify=True)
 

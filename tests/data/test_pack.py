@@ -259,7 +259,7 @@ def test_archives_are_never_unpacked(make_folder, pack_folder, tmp_path):
     assert not new
 
 
-def test_links_out_of_the_folder_and_hidden_files_are_passed_over(
+def test_links_out_of_the_folder_are_quarantined_and_hidden_files_counted(
     make_folder, pack_folder, tmp_path
 ):
     root = make_folder()
@@ -267,7 +267,10 @@ def test_links_out_of_the_folder_and_hidden_files_are_passed_over(
     (root / "ant" / "link.png").symlink_to(tmp_path / "secret.png")
     (root / "linked").symlink_to(tmp_path, target_is_directory=True)
     shutil.copy(tmp_path / "secret.png", root / "ant" / ".hidden.png")
-    assert len(pack_folder(root).index) == 18
+    store = pack_folder(root)
+    out = "a link that leads out of the data"
+    assert len(store) == 18 and reasons(store) == {"ant/link.png": out, "linked": out}
+    assert store.manifest["passed_over"] == {"hidden files": 1}
 
 
 @pytest.mark.parametrize(
@@ -323,7 +326,10 @@ def test_a_set_of_which_nothing_can_be_used_is_an_error(tmp_path, pack_folder):
         (tmp_path / "set" / name).mkdir(parents=True)
         for number in range(2):
             (tmp_path / "set" / name / f"{number}.png").write_text(f"{name}{number}")
-    with pytest.raises(DataError, match="none of the 4 images can be used.*ant/0.png: not an"):
+    with pytest.raises(
+        DataError,
+        match=r"4 of 4 images \(100%\) cannot be used, none is left: not an image in a known ",
+    ):
         pack_folder(tmp_path / "set")
 
 
