@@ -77,6 +77,16 @@ def read_start(file: BinaryIO, limit: int) -> bytes:
     return file.read(min(limit, os.fstat(file.fileno()).st_size))
 
 
+def require_few_bytes(size: int) -> None:
+    """Refuse a file of so many bytes, before it is read if possible.
+
+    Raises:
+        DataError: They are more than `BYTES_LIMIT`.
+    """
+    if size > BYTES_LIMIT:
+        raise DataError(f"the file is too large: over the limit of {BYTES_LIMIT >> 20} MiB")
+
+
 def decode(encoded: bytes) -> Image.Image:
     """An image file's content as a loaded Pillow image, upright (EXIF orientation applied).
 
@@ -91,8 +101,7 @@ def decode(encoded: bytes) -> Image.Image:
 
     if not encoded:
         raise DataError("the file is empty")
-    if len(encoded) > BYTES_LIMIT:
-        raise DataError(f"the file is too large: over the limit of {BYTES_LIMIT >> 20} MiB")
+    require_few_bytes(len(encoded))
     try:
         image = Image.open(io.BytesIO(encoded), formats=FORMATS)
         _require_size(image.width, image.height)

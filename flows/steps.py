@@ -26,6 +26,7 @@ from tasks.lineage import (
 from tasks.params import load_params
 from tasks.presence import BUILT_IN
 from tasks.publisher import Publisher
+from tasks.raw_data import require_hashable
 from tasks.remote import fetch, push, require_dvc, restore
 from tasks.runner import StageOutcome, at_terminal, log_of, run_stage, started
 from tasks.tracking import shown, tracking_uri_of
@@ -38,14 +39,15 @@ Tell = Callable[[str], None]
 
 
 def require_project(root: Path) -> None:
-    """Refuse before anything starts: no git, no DVC, or a params.yaml that is not valid.
+    """Refuse before anything starts: no git, no DVC, an invalid params.yaml, or unfit raw data.
 
     Raises:
         TaskError: Says which, and the remedy.
     """
     require_git(root)
     require_dvc(root)
-    load_params(root / "params.yaml")
+    params = load_params(root / "params.yaml")
+    require_hashable(root / params.data.path)
 
 
 def new_run_id() -> str:

@@ -41,6 +41,8 @@ class Member(NamedTuple):
     read: Reader
     regular: bool = True
     """Whether it is a file, or a link to one inside."""
+    size: int = 0
+    """In bytes, as an archive declares it; 0 in a folder."""
 
 
 class Container(Protocol):
@@ -223,7 +225,8 @@ class Tar:
             entry = self._named[entry.leads_to]
         match entry.kind:
             case "file":
-                return Member(name, partial(self._read, entry.offset, entry.size))
+                read = partial(self._read, entry.offset, entry.size)
+                return Member(name, read, size=entry.size)
             case "link":
                 return _refuse(name, LINK_TO_NOTHING)
             case "sparse":
@@ -316,7 +319,7 @@ class Zip:
             elif kind and not stat.S_ISREG(kind):
                 yield _refuse(name, NO_FILE)
             else:
-                yield Member(name, partial(self._read, entry))
+                yield Member(name, partial(self._read, entry), size=entry.file_size)
 
     def close(self) -> None:
         """Close the archive."""

@@ -8,7 +8,7 @@ unlabelled. Folders wrapped around all that are passed over.
 
 import posixpath
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -16,9 +16,9 @@ from typing import NamedTuple
 from data.errors import DataError
 from data.naming import escaped
 from data.params import DataParams
-from data.reading import BYTES_LIMIT, EXTENSIONS, looks_like_image
+from data.reading import BYTES_LIMIT, EXTENSIONS, looks_like_image, require_few_bytes
 from data.sources import Sample, Split
-from data.sources.containers import Member, Reader, open_container
+from data.sources.containers import Member, open_container
 
 UNLABELLED = ("unlabelled", "unlabeled")
 HELD_OUT = ("test", "val")
@@ -34,7 +34,7 @@ class Placed(NamedTuple):
     name: str
     split: Split
     label: str | None
-    read: Reader
+    read: Callable[[], bytes]
 
 
 class Folder:
@@ -61,8 +61,7 @@ class Folder:
         positions = {name: position for position, name in enumerate(self.classes)}
         for image in self._images:
             label = None if image.label is None else positions[image.label]
-            content = partial(image.read, BYTES_LIMIT + 1)
-            yield Sample(image.name, image.split, label, content)
+            yield Sample(image.name, image.split, label, image.read)
 
     def close(self) -> None:
         """Close the archive, if it is one."""
@@ -88,7 +87,7 @@ class Folder:
             if member.regular:
                 place = _place(parts[depth:], tops)
             split, label = place or ("unlabelled", None)
-            read = member.read if place else _misplaced
+            read = partial(_whole, member) if place else _misplaced
             placed.append(Placed(escaped("/".join(parts)), split, label, read))
         placed.sort(key=lambda image: (SPLIT_ORDER.index(image.split), image.name))
         return placed
@@ -188,5 +187,11 @@ def _place(parts: tuple[str, ...], tops: set[str]) -> tuple[Split, str | None] |
     return ("train", escaped(parts[-2])) if top in ("train", "val") else None
 
 
-def _misplaced(_limit: int) -> bytes:
+def _whole(member: Member) -> bytes:
+    # An archive of a few kilobytes can declare, and truly hold, terabytes of zeros.
+    require_few_bytes(member.size)
+    return member.read(BYTES_LIMIT + 1)
+
+
+def _misplaced() -> bytes:
     raise DataError("lies outside train/<class>/, test/<class>/, val/<class>/ and unlabelled/")

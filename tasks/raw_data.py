@@ -1,0 +1,60 @@
+"""Whether DVC can hash the raw data: what it hangs on or gives up at is named before it starts."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from data.naming import escaped
+from tasks.errors import TaskError
+
+
+def require_hashable(path: Path) -> None:
+    """Refuse raw data that DVC cannot hash.
+
+    DVC waits for ever on a pipe, and ends at a link to nothing, at a name that is no UTF-8 and at
+    what it may not read. `prepare` itself would only quarantine them.
+
+    Raises:
+        TaskError: Names the first of them in the folder `path`, or `path` if it is no file itself.
+    """
+    folders = [str(path)] if path.is_dir() else []
+    if not folders and path.exists():
+        _require(str(path), path)
+    while folders:
+        try:
+            with os.scandir(folders.pop()) as entries:
+                for entry in sorted(entries, key=lambda entry: entry.name):
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                    elif not entry.is_dir():
+                        _require(entry.path, path)
+        except OSError as error:
+            raise TaskError(_words(str(error.filename), str(error.strerror), path)) from error
+
+
+def _require(name: str, path: Path) -> None:
+    problem = _problem(name)
+    if problem:
+        raise TaskError(_words(name, problem, path))
+
+
+def _problem(name: str) -> str | None:
+    try:
+        name.encode()
+        kind = os.stat(name).st_mode
+    except UnicodeEncodeError:
+        return "its name is no UTF-8"
+    except OSError as error:
+        return f"a link that leads nowhere, {error.strerror}"
+    if not stat.S_ISREG(kind):
+        return "a pipe, a socket or a device"
+    return None if os.access(name, os.R_OK, effective_ids=True) else "no permission to read it"
+
+
+def _words(name: str, problem: str, path: Path) -> str:
+    return (
+        f"data.path: DVC cannot hash {escaped(name)} ({problem}); remove or mend it, or pack "
+        f"{escaped(path.name)} as a .tar: then it is quarantined with a reason."
+    )
