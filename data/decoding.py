@@ -1,21 +1,51 @@
 """Samples to canvases on all cores, in order, with a bounded number of images in flight."""
 
 import os
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from hashlib import sha256
 from typing import NamedTuple
 
 import numpy as np
 
 from data.errors import DataError
-from data.reading import decode, to_canvas
+from data.reading import PIXEL_LIMIT, load_image, open_image, to_canvas
 from data.sources import Sample
 
 # Large enough that handing over costs nothing beside the work, small enough to stay in cache; and,
 # of large images, so few that all chunks in flight fit into memory.
 CHUNK, CHUNK_BYTES = 32, 4 << 20
+
+
+class Room:
+    """Bounds the pixels that all threads together hold decoded.
+
+    An image takes up to 16 bytes a pixel on its way. Photographs are many at once; of images near
+    `PIXEL_LIMIT`, as bombs are, one: eight of them would take 11 GB.
+    """
+
+    def __init__(self, pixels: int):
+        self._free = pixels
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def for_image(self, pixels: int) -> Iterator[None]:
+        """Wait until the others leave room for an image, which must fit in by itself."""
+        with self._changed:
+            self._changed.wait_for(lambda: pixels <= self._free)
+            self._free -= pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += pixels
+                self._changed.notify_all()
+
+
+_ROOM = Room(PIXEL_LIMIT)
 
 
 class Canvas(NamedTuple):
@@ -67,8 +97,12 @@ def _decode_all(chunk: list[Sample], size: int, channels: int) -> list[Canvas]:
 def _decode_one(sample: Sample, size: int, channels: int) -> Canvas:
     content = sample.content
     try:
-        image = content if isinstance(content, np.ndarray) else decode(content())
-        pixels = to_canvas(image, size, channels)
+        if isinstance(content, np.ndarray):
+            pixels = to_canvas(content, size, channels)
+        else:
+            image = open_image(content())
+            with _ROOM.for_image(image.width * image.height):
+                pixels = to_canvas(load_image(image), size, channels)
     except DataError as error:
         return Canvas(sample, None, None, str(error))
     # A file that cannot be read (permissions, a bad disk block, a damaged zip member) is as lost

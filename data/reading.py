@@ -9,6 +9,8 @@ from __future__ import annotations
 import io
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -88,40 +90,65 @@ def require_few_bytes(size: int) -> None:
 
 
 def decode(encoded: bytes) -> Image.Image:
-    """An image file's content as a loaded Pillow image, upright (EXIF orientation applied).
+    """An image file's content as a loaded Pillow image; see `open_image` and `load_image`."""
+    return load_image(open_image(encoded))
+
+
+def open_image(encoded: bytes) -> Image.Image:
+    """An image file's header, from which its size is known before its pixels take any room.
 
     Args:
         encoded: The file's bytes, in one of `FORMATS`, whatever its name; of several frames the
             first counts.
 
     Raises:
-        DataError: The bytes are no image, are truncated or damaged, or hold too many pixels.
+        DataError: The bytes are no image, or hold too many pixels.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image
 
     if not encoded:
         raise DataError("the file is empty")
     require_few_bytes(len(encoded))
-    try:
+    with _explained():
         image = Image.open(io.BytesIO(encoded), formats=FORMATS)
         _require_size(image.width, image.height)
         if image.format == "PNG":
             # Loading a PNG skips the checksums of its pixel data; verifying uses the image up.
             image.verify()
             image = Image.open(io.BytesIO(encoded), formats=FORMATS)
+        return image
+
+
+def load_image(image: Image.Image) -> Image.Image:
+    """The pixels of what `open_image` gave, upright (EXIF orientation applied).
+
+    Raises:
+        DataError: They are truncated or damaged, or nearly black in 16 bits.
+    """
+    from PIL import ImageOps
+
+    with _explained():
         # Of colours of 16 bits Pillow keeps the upper 8.
         halved = image.mode in ("RGB", "RGBA", "LA") and ";16" in _raw_mode(image)
         image.load()
         if halved and 0 < _brightest(image) < 256 // DARK:
             raise DataError(_too_dark(256 * _brightest(image) + 255))
         return ImageOps.exif_transpose(image)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Whatever Pillow's parsers run into, as a reason."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        yield
     except UnidentifiedImageError:
         raise DataError("not an image in a known format") from None
     except Image.DecompressionBombError:
         raise DataError(f"too many pixels: over the limit of {PIXEL_LIMIT} pixels") from None
     except DataError:
         raise
-    # Pillow's decoders fail on damaged input with whatever their parsing runs into.
     except Exception as error:
         raise DataError(f"damaged image: {error or type(error).__name__}") from error
 

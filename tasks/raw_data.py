@@ -28,7 +28,8 @@ def require_hashable(path: Path) -> None:
                 for entry in sorted(entries, key=lambda entry: entry.name):
                     if entry.is_dir(follow_symlinks=False):
                         folders.append(entry.path)
-                    elif not entry.is_dir():
+                    # A link to a folder is not followed.
+                    elif not os.path.isdir(entry.path):
                         _require(entry.path, path)
         except OSError as error:
             raise TaskError(_words(str(error.filename), str(error.strerror), path)) from error
@@ -47,7 +48,7 @@ def _problem(name: str) -> str | None:
     except UnicodeEncodeError:
         return "its name is no UTF-8"
     except OSError as error:
-        return f"a link that leads nowhere, {error.strerror}"
+        return str(error.strerror)
     if not stat.S_ISREG(kind):
         return "a pipe, a socket or a device"
     return None if os.access(name, os.R_OK, effective_ids=True) else "no permission to read it"

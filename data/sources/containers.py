@@ -326,11 +326,10 @@ class Zip:
         self._zip.close()
 
     def _read(self, entry: zipfile.ZipInfo, limit: int) -> bytes:
-        # A few kilobytes of zip can hold terabytes of zeros: never more than asked for, in parts,
-        # since a single read would copy all it has at every step.
-        parts, held = [], 0
+        # A few kilobytes of zip can hold terabytes of zeros: never more than asked for, and in
+        # parts, since a single read would copy all it has at every step.
+        content = io.BytesIO()
         with self._zip.open(entry) as file:
-            while held < limit and (part := file.read(min(1 << 20, limit - held))):
-                parts.append(part)
-                held += len(part)
-        return b"".join(parts)
+            while part := file.read(min(1 << 20, limit - content.tell())):
+                content.write(part)
+        return content.getvalue()

@@ -5,6 +5,7 @@ Keys: ``train_images`` (N, H, W[, C]) and ``train_labels`` (N,), and where there
 """
 
 import math
+import sys
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -79,7 +80,7 @@ class Npz:
         known = np.unique(labels["train"][labels["train"] >= 0])
         classes = [str(value) for value in known]
         if "classes" in members:
-            classes = [_text(name) for name in self._array("classes").reshape(-1).tolist()]
+            classes = self._names("classes")
             known = np.arange(len(classes))
         self._require_classes(classes)
         for split, values in labels.items():
@@ -121,7 +122,16 @@ class Npz:
         with self._member(key) as file:
             shape, dtype = self._header(key, file)
             content = self._read(key, file, math.prod(shape) * dtype.itemsize)
-        return np.frombuffer(content, dtype).reshape(shape)
+            return np.frombuffer(content, dtype).reshape(shape)
+
+    def _names(self, key: str) -> list[str]:
+        names = self._array(key).reshape(-1)
+        if names.dtype.kind == "U":
+            # Python makes strings of them unseen, and fails when one is used.
+            points = np.frombuffer(names.tobytes(), names.dtype.byteorder + "u4")
+            if (points > sys.maxunicode).any():
+                raise DataError(f"{self._path}: {key} holds what is no text; save it again.")
+        return [_text(name) for name in names.tolist()]
 
     def _count(self, key: str) -> int:
         with self._member(key) as file:

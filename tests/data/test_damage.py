@@ -42,6 +42,11 @@ def header(shape, descr="|u1"):
         ({"train_images": IMAGES[:0], "train_labels": LABELS[:0]}, "train_images is empty"),
         ({"test_images": IMAGES[:0], "test_labels": LABELS[:0]}, "test_images is empty"),
         ({"classes": ["a", "a"]}, "names 'a' more than once"),
+        ({"classes": np.array([0x110000, 97], "<u4").view("<U1")}, "classes holds what is no text"),
+        ({"classes": np.array([0x110000, 97], ">u4").view(">U1")}, "classes holds what is no text"),
+        ({"train_labels": np.where(LABELS, np.nan, 0.0)}, "float64 .*must hold one whole number"),
+        ({"train_labels": LABELS[:-1]}, "one whole number for each of the 12"),
+        ({"train_labels": LABELS.astype(bool)}, "bool .*must hold one whole number"),
         ({"classes": ["a"], "train_labels": LABELS * 0}, "has 1 class; .*at least two"),
         ({"train_labels": LABELS * 0}, "has 1 class; .*at least two"),
         (
@@ -55,6 +60,43 @@ def header(shape, descr="|u1"):
 def test_an_npz_that_makes_no_sense_says_what_to_mend(tmp_path, changes, said):
     with pytest.raises(DataError, match=said):
         pack_npz(save(tmp_path / "a.npz", **changes))
+
+
+def test_class_names_of_any_type_become_printable_text(tmp_path):
+    for names in (
+        np.array([b"\xff", b"caf\xc3\xa9"]),
+        np.array(["\ud800", "a\n"]),
+        np.array([1.5, 2]),
+    ):
+        summary = pack_npz(save(tmp_path / "a.npz", classes=names))
+        assert all(name.isprintable() and name.encode() for name in summary.classes)
+    pack_npz(save(tmp_path / "a.npz", classes=np.array([b"\xff", b"caf\xc3\xa9"])))
+    assert pack_npz(tmp_path / "a.npz").classes == [r"\xff", "café"]
+
+
+def test_arrays_of_other_names_are_counted(tmp_path):
+    summary = pack_npz(save(tmp_path / "a.npz", train_image=IMAGES, val_labels=LABELS))
+    assert summary.passed_over == {"arrays of other names": 2}
+
+
+@pytest.mark.parametrize(
+    ("shape", "descr", "said"),
+    [
+        ((-12, 8, 8), "|u1", "claims the shape"),
+        ((12, -8, -8), "|u1", "claims the shape"),
+        ((12, 8, 8), "<U0", "damaged|no pixels"),
+        ((12, 0, 8), "|u1", "cannot be used"),
+        ((12, 8, 8), "|O", "Python objects"),
+        ((12, 8, 8), [("a", "|u1")], "values that are no pixels"),
+    ],
+)
+def test_headers_of_no_images_are_explained(tmp_path, shape, descr, said):
+    path = tmp_path / "a.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("train_images.npy", header(shape, descr) + bytes(12 * 64))
+        archive.writestr("train_labels.npy", header((12,), "<i8") + LABELS.astype("<i8").tobytes())
+    with pytest.raises(DataError, match=said):
+        pack_npz(path)
 
 
 @pytest.mark.parametrize("key", ["train_images", "train_labels"])

@@ -1,14 +1,19 @@
 """What packing holds in memory depends neither on how many images there are nor on how large."""
 
+import io
+import threading
+import time
 import tracemalloc
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from data import decoding, shards
 from data.decoding import canvases
 from data.pack import pack
 from data.params import DataParams
+from data.reading import load_image
 from data.sources import Sample
 from data.store import PackedStore, evenly_spread
 
@@ -54,6 +59,34 @@ def test_large_images_are_few_in_flight(monkeypatch, shown, size):
     assert (
         peak(decode_all) < 7 * (decoding.CHUNK_BYTES + shown * shown * 3 + size * size * 3) + 4 * MB
     )
+
+
+@pytest.mark.parametrize(("room", "at_once"), [(1, 1), (2, 2), (99, 4)])
+def test_no_more_pixels_are_decoded_at_once_than_there_is_room_for(monkeypatch, room, at_once):
+    """Eight bombs of 89 million pixels would take 11 GB together."""
+    buffer = io.BytesIO()
+    Image.new("L", (50, 50)).save(buffer, "PNG")
+    lock, held, most = threading.Lock(), 0, 0
+    everyone = threading.Barrier(at_once)
+
+    def load(image):
+        nonlocal held, most
+        with lock:
+            held += 1
+            most = max(most, held)
+        everyone.wait(60)  # as many as may be must come together, or this fails
+        time.sleep(0.01)
+        with lock:
+            held -= 1
+        return load_image(image)
+
+    monkeypatch.setattr(decoding, "load_image", load)
+    monkeypatch.setattr(decoding, "CHUNK", 1)
+    monkeypatch.setattr(decoding.os, "sched_getaffinity", lambda _: range(4))
+    monkeypatch.setattr(decoding, "_ROOM", decoding.Room(room * 50 * 50))
+    stream = (Sample(str(i), "train", 0, buffer.getvalue) for i in range(24))
+    assert all(canvas.pixels is not None for canvas in canvases(stream, 8, 1))
+    assert most == at_once
 
 
 def test_a_spread_choice_has_both_ends_and_all_between():

@@ -1,4 +1,7 @@
 import io
+import os
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -6,7 +9,7 @@ from PIL import Image
 
 from data import reading
 from data.errors import DataError
-from data.reading import decode, to_canvas
+from data.reading import decode, read_file, to_canvas
 
 
 def encoded(image, kind="PNG", **options):
@@ -44,6 +47,9 @@ def test_every_mode_becomes_rgb_of_the_same_look(image, expected):
         np.full((5, 5), 100, np.uint8),
         np.full((5, 5, 1), 100, np.int64),
         np.full((5, 5, 3), 100 * 257, np.uint16),
+        np.full((5, 5), 100 * 257, ">u2"),
+        np.full((5, 5), 100, ">i4"),
+        np.full((5, 5), 100 / 255, ">f8"),
         np.full((5, 5), 100 / 255, np.float32),
     ],
     ids=lambda array: str(array.dtype),
@@ -58,6 +64,10 @@ def test_every_type_of_array_means_the_same_grey(array):
         (np.full((4, 4), np.nan), "NaN"),
         (np.full((4, 4), 7.0), r"outside \[0, 1\]"),
         (np.full((4, 4), 300), "outside 0 to 255"),
+        (np.full((4, 4), 4095, np.uint16), "less than a 16th of its range .values up to 4095"),
+        (np.full((4, 4), 4095, ">u2"), "less than a 16th of its range"),
+        (np.full((4, 4), -np.inf), "NaN or infinite"),
+        (np.full((1, 70_000), 9, np.uint8), "too long a side"),
         (np.zeros((4, 4, 2), np.uint8), r"\(4, 4, 2\)"),
         (np.zeros((0, 4), np.uint8), r"\(0, 4\)"),
         (np.zeros((4, 4), "complex64"), "complex64"),
@@ -66,6 +76,66 @@ def test_every_type_of_array_means_the_same_grey(array):
 def test_what_is_no_picture_is_refused(array, said):
     with pytest.raises(DataError, match=said):
         to_canvas(array, 4, 1)
+
+
+def test_black_and_full_range_images_of_16_bits_are_read():
+    assert (to_canvas(np.zeros((4, 4), np.uint16), 4, 1) == 0).all()
+    ramp = np.linspace(0, 65535, 16).astype(np.uint16).reshape(4, 4)
+    expected = np.linspace(0, 255, 16).reshape(4, 4, 1)
+    assert np.abs(to_canvas(ramp, 4, 1) - expected).max() <= 0.5
+    tiff = decode(encoded(Image.fromarray(ramp), "TIFF"))
+    assert np.array_equal(to_canvas(tiff, 4, 1), to_canvas(ramp, 4, 1))
+
+
+@pytest.mark.parametrize("values", [(-1, 9), (0, 70_000)])
+def test_32_bit_files_are_never_clipped(values):
+    image = Image.fromarray(np.array([values] * 2, np.int32))
+    with pytest.raises(DataError, match="values outside 16 bits: "):
+        to_canvas(decode(encoded(image, "TIFF")), 2, 1)
+
+
+def colour_png_of_16_bits(brightest):
+    """Pillow writes none."""
+
+    def chunk(kind, content):
+        checked = kind + content
+        return struct.pack(">I", len(content)) + checked + struct.pack(">I", zlib.crc32(checked))
+
+    size = struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)
+    pixels = zlib.compress(b"\0" + struct.pack(">6H", *[brightest] * 6))
+    chunks = chunk(b"IHDR", size) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+def test_colours_of_12_bits_in_16_are_refused_and_not_read_as_black():
+    assert (to_canvas(decode(colour_png_of_16_bits(65535)), 4, 3) == 255).all()
+    assert (to_canvas(decode(colour_png_of_16_bits(0)), 4, 3) == 0).all()
+    with pytest.raises(DataError, match="less than a 16th of its range"):
+        decode(colour_png_of_16_bits(4095))
+    dark = Image.new("RGB", (6, 6), (9, 9, 9))
+    for kind in ("PNG", "TIFF", "JPEG", "PPM"):
+        assert to_canvas(decode(encoded(dark, kind)), 6, 3).max() < 16
+
+
+def test_of_several_frames_the_first_counts():
+    frames = [plain("RGB", colour) for colour in ("red", "lime", "blue")]
+    for kind in ("GIF", "PNG", "WEBP", "TIFF"):
+        options = {"save_all": True, "append_images": frames[1:]}
+        options |= {"lossless": True} if kind == "WEBP" else {}
+        canvas = to_canvas(decode(encoded(frames[0], kind, **options)), 6, 3)
+        assert np.array_equal(canvas[2, 2], (255, 0, 0)), kind
+
+
+def test_a_colour_space_that_cannot_be_converted_is_refused():
+    with pytest.raises(DataError, match="cannot be converted to L"):
+        to_canvas(decode(encoded(plain("LAB", (9, 9, 9)), "TIFF")), 6, 1)
+
+
+@pytest.mark.timeout(60)
+def test_a_pipe_given_to_the_served_model_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(DataError, match="not a file"):
+        read_file(tmp_path / "pipe.png")
 
 
 def test_an_image_of_the_right_size_passes_unchanged():

@@ -79,6 +79,12 @@ def test_names_are_escaped_wherever_they_stand():
     assert "&lt;script&gt;" in page and 'alt="labelled a"' not in page
 
 
+def test_page_counts_what_was_quarantined_dropped_and_passed_over():
+    page = render(make_content(), PICTURES)
+    assert "3: 1 quarantined, 2 exact duplicates" in page
+    assert "<dt>Passed over</dt><dd>7 hidden files</dd>" in page
+
+
 @pytest.mark.parametrize(
     ("gain", "outcome", "words"),
     [
