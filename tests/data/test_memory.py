@@ -67,14 +67,16 @@ def test_no_more_pixels_are_decoded_at_once_than_there_is_room_for(monkeypatch, 
     buffer = io.BytesIO()
     Image.new("L", (50, 50)).save(buffer, "PNG")
     lock, held, most = threading.Lock(), 0, 0
-    everyone = threading.Barrier(at_once)
+    together = threading.Event()
 
     def load(image):
         nonlocal held, most
         with lock:
             held += 1
             most = max(most, held)
-        everyone.wait(60)  # as many as may be must come together, or this fails
+            if held == at_once:
+                together.set()
+        together.wait(60)
         time.sleep(0.01)
         with lock:
             held -= 1
