@@ -5,7 +5,10 @@ started, a SIGKILL here runs no `finally`, and Linux' `PR_SET_PDEATHSIG` fires o
 *thread* that forked and reaches direct children only. So every long-lived child is started by a
 tiny keeper (this very file, run as a script) in a session of its own. The keeper holds the
 reading end of a pipe whose writing end lives in this process: when the pipe closes, for whatever
-reason, the keeper ends the whole group. `tasks.shared_leash` lets it wait for a lock instead.
+reason, the keeper ends all that was started. `tasks.shared_leash` lets it wait for a lock instead.
+
+A command may start others in sessions of their own (Prefect's worker does so with every flow run).
+They are known by the token that the keeper has put into the environment of the command.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -23,8 +27,10 @@ from pathlib import Path
 from typing import IO
 
 _GRACE_SECONDS = 8.0
+_KILL_SECONDS = 2.0
+_TOKEN = "INSTAR_LEASH"
 
-# How a keeper waits for its end, each on a file descriptor.
+# How a keeper waits for its end, each on a file descriptor. A byte in the pipe: there is haste.
 _WAITS: Mapping[str, Callable[[int], object]] = {
     "pipe": lambda reading: os.read(reading, 1),
     "lock": lambda users: fcntl.flock(users, fcntl.LOCK_EX),
@@ -70,11 +76,16 @@ class Leash:
         return self.process.wait(timeout)
 
     def stop(self, first: signal.Signals = signal.SIGTERM) -> None:
-        """End the whole group: ask with `first`, kill what is left after the grace time."""
+        """End all that was started: ask with `first`, kill what is left after the grace time."""
         if self.alive():
             self._signal(first)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(self._grace)
+        if self.alive():
+            # Not the keeper first: it alone knows what has a session of its own.
+            with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+                os.write(self._writing, b"k")
+                self.process.wait(_KILL_SECONDS + 2.0)
         if self.alive():
             self._signal(signal.SIGKILL)
             self.process.wait()
@@ -117,11 +128,12 @@ def start_keeper(
         grace: How long an asked process may take before it is killed.
     """
     handed = ",".join(map(str, files))
+    environment = {**(os.environ if env is None else env), _TOKEN: secrets.token_hex(8)}
     return subprocess.Popen(
         # -I -S: the keeper is stdlib only and must start in milliseconds.
         [sys.executable, "-I", "-S", __file__, wait, handed, str(grace), *command],
         cwd=cwd,
-        env=None if env is None else dict(env),
+        env=environment,
         stdin=subprocess.DEVNULL,
         stdout=stdout,
         stderr=stderr,
@@ -130,9 +142,10 @@ def start_keeper(
     )
 
 
-def _others_in_group() -> list[int]:
-    """Processes of the keeper's own session, the keeper excluded (read from /proc)."""
+def _held() -> list[int]:
+    """Processes of the keeper's own session or with its token, itself excluded (from /proc)."""
     mine, found = os.getpid(), []
+    token = f"{_TOKEN}={os.environ[_TOKEN]}".encode()
     for entry in os.listdir("/proc"):
         if not entry.isdigit() or int(entry) == mine:
             continue
@@ -140,31 +153,38 @@ def _others_in_group() -> list[int]:
             with open(f"/proc/{entry}/stat") as file:
                 fields = file.read().rpartition(")")[2].split()
             # Fields after the name: state, parent, group, session. Zombies hold nothing.
-            if fields[0] != "Z" and int(fields[3]) == mine:
+            if fields[0] == "Z":
+                continue
+            if int(fields[3]) == mine or token in _environment(entry):
                 found.append(int(entry))
     return found
 
 
+def _environment(pid: str) -> list[bytes]:
+    with open(f"/proc/{pid}/environ", "rb") as file:
+        return file.read().split(b"\0")
+
+
 def _end_group(grace: float) -> None:
-    for number, patience in ((signal.SIGTERM, grace), (signal.SIGKILL, 2.0)):
-        for pid in _others_in_group():
+    for number, patience in ((signal.SIGTERM, grace), (signal.SIGKILL, _KILL_SECONDS)):
+        for pid in _held():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
         deadline = time.monotonic() + patience
-        while _others_in_group() and time.monotonic() < deadline:
+        while _held() and time.monotonic() < deadline:
             time.sleep(0.05)
 
 
 def _keep(wait: str, files: list[int], grace: float, command: list[str]) -> int:
-    """Run `command`, end its whole session when the wait is over or when it ends itself."""
+    """Run `command`, end all that it started when the wait is over or when it ends itself."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         # A handler, not SIG_IGN: an ignored signal would stay ignored in the command.
         signal.signal(number, lambda *_: None)
     child = subprocess.Popen(command)
 
     def watch() -> None:
-        _WAITS[wait](files[0])
-        _end_group(grace)
+        in_haste = _WAITS[wait](files[0])
+        _end_group(0.0 if in_haste else grace)
 
     threading.Thread(target=watch, daemon=True).start()
     status = child.wait()
