@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -218,18 +219,14 @@ def sync(
 
 def main() -> None:
     """Entry point: every problem a user can solve ends in one message and an exit status."""
-    from data.errors import DataError
-    from models.errors import ModelError
-    from tasks.errors import TaskError
+    from tasks.errors import explain
 
+    # A machine that is taken away sends SIGTERM: an orderly end, as after Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app()
-    except (DataError, ModelError, TaskError) as error:
-        _fail(str(error))
-    except OSError as error:
-        from tasks.stage import explain
-
-        message = explain(error)
+    except Exception as error:
+        message = explain(error, [Path.cwd()])
         if message is None:
             raise
         _fail(message)

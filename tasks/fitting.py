@@ -135,6 +135,8 @@ def fit_all(
             ) from None
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            for worker in multiprocessing.active_children():
+                worker.terminate()  # else the exit of this process waits for its fit
             raise
 
 

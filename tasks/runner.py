@@ -7,8 +7,10 @@ stage print goes to `.instar/logs/<stage>.log`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -17,11 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tasks.errors import TaskError
+from tasks.dvc_locks import forget_the_dead
+from tasks.errors import OUT_OF_MEMORY, TaskError, no_space
+from tasks.held import held
 from tasks.leash import Leash
 from tasks.lineage import stage_key
 from tasks.params import read_yaml
 from tasks.presence import dvc_file_of
+from tasks.stage import complaint_of
 
 STAGES = ("prepare", "pretrain", "finetune", "evaluate")
 LineReader = Callable[[str], None]
@@ -36,6 +41,7 @@ _WOULD_RUN = re.compile(r"^Running stage '([^']+)'")
 # While a stage's command runs DVC locks only what it reads and writes, else the whole project.
 _LOCKED_OUT = ("Unable to acquire lock", "it is being blocked by")
 _STOPPED = re.compile(r"failed to reproduce '([^']+)': \[Errno 2\] [^']+'([^']+)'")
+_EXITED = re.compile(r"failed to run: .*, exited with (-?\d+)")
 
 
 @dataclass(frozen=True)
@@ -69,15 +75,10 @@ def run_stage(stage: str, root: Path | str, on_line: LineReader | None = None) -
         TaskError: The stage failed; the message is the stage's own explanation.
     """
     root = Path(root)
-    log = root / log_of(stage)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    complaint = root / ".instar" / "errors" / f"{stage}.txt"
-    # A former failure must not explain this one (the stage itself may never get to start).
-    complaint.unlink(missing_ok=True)
     started = time.monotonic()
-    status, lines = _follow(["repro", "--single-item", stage], root, log, on_line)
+    status, lines = _repro(stage, root, on_line)
     if status != 0:
-        raise TaskError(_why(stage, complaint, lines, log_of(stage)))
+        raise TaskError(_why(stage, root, status, lines))
     cached = any(_UNCHANGED.match(line) for line in lines)
     return StageOutcome(
         stage,
@@ -128,6 +129,7 @@ def run_dvc(arguments: Sequence[str], root: Path | str) -> subprocess.CompletedP
 
     On a leash like a stage: a fetch or push that outlived its flow would hold DVC's lock.
     """
+    forget_the_dead(root)
     command = dvc_command(arguments)
     leash = Leash(
         command, Path(root), dvc_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -158,13 +160,28 @@ def dvc_environment() -> dict[str, str]:
 
 def dvc_complaint(output: str) -> str:
     """The line of a failed command's output that says most, one line long."""
-    if held := _held(output):
-        return held
+    if locked_out := _locked_out(output):
+        return locked_out
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith("Having any troubles?")]
     errors = [line for line in lines if line.startswith(("ERROR:", "error:"))]
     said = (errors or lines or ["it said nothing"])[-1]
     return re.sub(r"^(ERROR|error):\s*", "", said)
+
+
+def _repro(stage: str, root: Path, on_line: LineReader | None) -> tuple[int, list[str]]:
+    """Let DVC run the stage when no other flow, in whatever worktree, computes the very same.
+
+    What another has computed DVC then finds in its cache.
+    """
+    log = root / log_of(stage)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    turn = root / ".instar" / "locks" / f"{stage}-{stage_key(stage, root)}.lock"
+    with held(turn, f"run of stage {stage}", wait=True):
+        forget_the_dead(root)
+        # A former failure must not explain this one (the stage itself may never get to start).
+        (root / complaint_of(stage)).unlink(missing_ok=True)
+        return _follow(["repro", "--single-item", stage], root, log, on_line)
 
 
 def _follow(
@@ -191,25 +208,24 @@ def _follow(
         return leash.wait(), lines
 
 
-def _why(stage: str, complaint: Path, lines: list[str], log: Path) -> str:
+def _why(stage: str, root: Path, status: int, lines: list[str]) -> str:
     """The stage's own explanation, else the last telling line of its output."""
+    complaint = root / complaint_of(stage)
     if complaint.is_file() and (said := complaint.read_text(encoding="utf-8").strip()):
         return said
     output = "\n".join(lines)
     if "No space left on device" in output or "Disk quota exceeded" in output:
-        return (
-            f"no space left on the disk while stage {stage} ran: free some and run again; "
-            "what earlier stages computed is kept."
-        )
-    if held := _held(output):
-        return f"stage {stage} could not run: {held}."
+        return no_space([root / "artifacts" / stage, root / ".dvc" / "cache", root / ".instar"])
+    if locked_out := _locked_out(output):
+        return f"stage {stage} could not run: {locked_out}."
+    if killed := _killed(stage, output, status):
+        return f"{killed} The whole output is in {log_of(stage)}."
     own = [line for line in lines if line.strip() and not line.startswith(("ERROR: failed to",))]
-    return (
-        f"stage {stage} failed: {dvc_complaint(chr(10).join(own))}. The whole output is in {log}."
-    )
+    said = dvc_complaint("\n".join(own))
+    return f"stage {stage} failed: {said}. The whole output is in {log_of(stage)}."
 
 
-def _held(output: str) -> str | None:
+def _locked_out(output: str) -> str | None:
     """What keeps DVC out of the checkout, and the remedy; None if it was let in.
 
     DVC tells it in several lines of which none says it all.
@@ -219,3 +235,23 @@ def _held(output: str) -> str | None:
     holder = re.search(r"\(PID (\d+)\)", output)
     who = f"another DVC command (pid {holder[1]})" if holder else "another DVC command"
     return f"{who} holds this checkout; try again when it has ended"
+
+
+def _killed(stage: str, output: str, status: int) -> str | None:
+    """What a signal that ended the stage, or DVC itself, most likely means."""
+    exited = _EXITED.search(output)
+    number = int(exited[1]) if exited else status
+    # A shell between tells of signal n as 128 + n, DVC alone as -n.
+    number = number - 128 if number > 128 else -number
+    if number == signal.SIGKILL:
+        return f"stage {stage} was killed, most likely for want of memory: {OUT_OF_MEMORY}"
+    if number == signal.SIGBUS:
+        return (
+            f"stage {stage} could not write to memory that a file backs, as when the disk is full: "
+            "free some and run again; what was finished before is kept."
+        )
+    if number in (signal.SIGINT, signal.SIGTERM):
+        return f"stage {stage} was interrupted: run again to go on from what it kept."
+    with contextlib.suppress(ValueError):
+        return f"stage {stage} crashed ({signal.Signals(number).name}): run again to go on."
+    return None

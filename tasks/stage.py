@@ -6,21 +6,22 @@ no clock, host or absolute path: those belong into the journal.
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import json
 import resource
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from data.errors import DataError
-from models.errors import ModelError
-from tasks.errors import TaskError
+from tasks.errors import TaskError, explain
+from tasks.held import HeldError, held
 from tasks.journal import Journal, journal_path
+from tasks.lifeline import follow_dvc
 from tasks.lineage import edited, key_of, stage_inputs
 from tasks.params import Params, load_params
 from tasks.progress import StageProgress
@@ -30,6 +31,7 @@ ARTIFACTS = Path("artifacts")
 STATE = Path(".instar")
 # A progress event in the journal at most this often: it is for watchers, not for the record.
 PROGRESS_EVERY = 2.0
+INTERRUPTED = 130
 
 
 class Stage:
@@ -84,19 +86,24 @@ def stage(name: str) -> Iterator[Stage]:
     """Runs the body as the stage `name`.
 
     A problem the user can solve ends in one line on stderr, in `.instar/errors/<name>.txt` (where
-    the flow finds it) and in the journal, with exit status 1; a bug keeps its stack trace.
+    the flow finds it) and in the journal, with exit status 1; a bug keeps its stack trace. SIGTERM
+    counts as Ctrl-C, and so does the end of the `dvc` that runs the stage: what is reached stays.
     """
-    error_file = STATE / "errors" / f"{name}.txt"
-    error_file.unlink(missing_ok=True)
-    journal: Journal | None = None
-    started = time.monotonic()
-    try:
-        params = load_params()
-        inputs = stage_inputs(name, Path.cwd())
-        key = key_of(inputs)
-        journal = Journal(journal_path(Path.cwd(), name, key))
-        journal.start(name, key, _group(params, name))
-        with claimed(STATE / "checkpoints" / f"{name}-{key}") as scratch:
+    signal.signal(signal.SIGTERM, _interrupt)
+    follow_dvc()
+    with ExitStack() as locks:
+        journal: Journal | None = None
+        started = time.monotonic()
+        try:
+            # Before anything is written, the complaint of a stage that goes on included.
+            locks.enter_context(_writing_alone(name))
+            complaint_of(name).unlink(missing_ok=True)
+            params = load_params()
+            inputs = stage_inputs(name, Path.cwd())
+            key = key_of(inputs)
+            scratch = locks.enter_context(claimed(STATE / "checkpoints" / f"{name}-{key}"))
+            journal = Journal(journal_path(Path.cwd(), name, key))
+            journal.start(name, key, _group(params, name))
             with StageProgress(name) as bar:
                 run = Stage(name, key, params, journal, bar, scratch)
                 shutil.rmtree(run.out, ignore_errors=True)
@@ -108,26 +115,52 @@ def stage(name: str) -> Iterator[Stage]:
             )
             journal.end("finished")
             discard(scratch)
-    except KeyboardInterrupt:
-        if journal:
-            journal.end("killed", "interrupted")
-        sys.exit(130)
-    except (DataError, ModelError, TaskError, OSError, MemoryError) as error:
-        message = explain(error)
-        if message is None:
-            if journal:
-                journal.end("failed", repr(error))
-            raise
-        if journal:
-            journal.end("failed", message)
-        error_file.parent.mkdir(parents=True, exist_ok=True)
-        error_file.write_text(message + "\n")
-        print(f"error: {message}", file=sys.stderr, flush=True)
-        sys.exit(1)
-    except Exception as error:
-        if journal:
-            journal.end("failed", repr(error))
-        raise
+        except KeyboardInterrupt:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a leash asks twice
+            _close(journal, "killed", "interrupted")
+            sys.exit(INTERRUPTED)
+        except Exception as error:
+            message = explain(error, [(ARTIFACTS / name).resolve(), STATE.resolve()])
+            _close(journal, "failed", message or repr(error))
+            if message is None:
+                raise
+            _complain(name, message)
+            sys.exit(1)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def _writing_alone(name: str) -> Iterator[None]:
+    """Hold the stage's folder, so that two who type the stage cannot both write there."""
+    try:
+        with held(STATE / f"{name}.lock", f"stage {name}"):
+            yield
+    except HeldError as other:
+        raise TaskError(
+            f"{ARTIFACTS / name} is busy: {other} writes there. Wait for its end, or end it first."
+        ) from None
+
+
+def complaint_of(name: str) -> Path:
+    """Where the stage leaves its explanation, for the flow to find."""
+    return STATE / "errors" / f"{name}.txt"
+
+
+def _close(journal: Journal | None, status: str, message: str) -> None:
+    """End the journal, if it can still be written: on a full disk the first problem is the one."""
+    if journal:
+        with contextlib.suppress(OSError):
+            journal.end(status, message)
+
+
+def _complain(name: str, message: str) -> None:
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):
+        complaint_of(name).parent.mkdir(parents=True, exist_ok=True)
+        complaint_of(name).write_text(message + "\n")
 
 
 def _refuse_edits(name: str, inputs: Mapping[str, Any]) -> None:
@@ -141,24 +174,6 @@ def _refuse_edits(name: str, inputs: Mapping[str, Any]) -> None:
             f"{', '.join(changed)} changed while stage {name} ran, so its outputs are not kept: "
             "run again, or undo the edit first to go on from the last checkpoint."
         )
-
-
-def explain(error: BaseException) -> str | None:
-    """One sentence for a problem the user can solve; None for a bug."""
-    if isinstance(error, DataError | ModelError | TaskError):
-        return str(error)
-    if isinstance(error, MemoryError):
-        return "out of memory: lower batch_size, or close other programs, and run again."
-    if isinstance(error, OSError):
-        where = f" at {error.filename}" if error.filename else ""
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return (
-                f"no space left on the disk{where}: free some and run again; "
-                "what earlier stages computed is kept."
-            )
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            return f"no permission to write{where}: mend its owner or mode and run again."
-    return None
 
 
 def peak_memory_mb() -> float:

@@ -6,26 +6,25 @@ cache and remote; what must outlive it (journals, run records, promotion log) is
 
 from __future__ import annotations
 
-import fcntl
-import json
-import os
+import contextlib
 import shutil
 import time
 from collections.abc import Iterator
 from configparser import ConfigParser
-from contextlib import contextmanager
-from datetime import datetime
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from tasks.dvc_locks import dvc_holders
 from tasks.errors import TaskError
+from tasks.held import HeldError, held
 from tasks.lineage import git, require_git
 from tasks.remote import default_remote, dvc_settings
 from tasks.runner import run_dvc
 
 # What a run writes under .instar/ that belongs to the checkout, not to one workspace. Errors and
 # logs stay apart: two workspaces may run the same stage.
-_SHARED_STATE = ("journal", "runs", "verdicts", "checkpoints", "quarantine")
+_SHARED_STATE = ("journal", "runs", "verdicts", "checkpoints", "quarantine", "locks")
 _SHARED_FILES = ("promotions.jsonl",)
 
 
@@ -48,22 +47,16 @@ def locked(root: Path | str, wait: bool = False, what: str = "run") -> Iterator[
         BusyError: Another process holds the lock and `wait` is false.
     """
     root = Path(root)
-    path = root / ".instar" / "lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as file:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BusyError(_busy(root, path)) from None
-        started = datetime.now().astimezone().isoformat(timespec="seconds")
-        file.seek(0)
-        file.truncate()
-        json.dump({"pid": os.getpid(), "started": started, "what": what}, file)
-        file.flush()
-        try:
-            yield root
-        finally:
-            file.truncate(0)
+            stack.enter_context(held(root / ".instar" / "lock", what, wait))
+        except HeldError as other:
+            raise BusyError(_busy(root, str(other))) from None
+        while holders := dvc_holders(root):  # somebody typed `dvc repro`
+            if not wait:
+                raise BusyError(_busy(root, ", ".join(holders)))
+            time.sleep(1.0)
+        yield root
 
 
 @contextmanager
@@ -80,18 +73,19 @@ def isolated(root: Path | str, run_id: str, commit: str = "HEAD") -> Iterator[Pa
     """
     root = Path(root).resolve()
     place = root / ".instar" / "work" / run_id
-    place.parent.mkdir(parents=True, exist_ok=True)
     _sweep(root)
     require_git(root)
-    git(root, "worktree", "add", "--detach", str(place), commit)
-    try:
-        with locked(place, what=f"run {run_id}"):
-            _share_dvc(root, place)
-            _share_state(root, place)
-            _bring_tracked_data(place)
-            yield place
-    finally:
-        _remove(root, place)
+    # Held before there is a worktree, so that no sweep takes a new one for one left behind.
+    with held(_sign_of_life(place), f"run {run_id}"):
+        try:
+            git(root, "worktree", "add", "--detach", str(place), commit)
+            with locked(place, what=f"run {run_id}"):
+                _share_dvc(root, place)
+                _share_state(root, place)
+                _bring_tracked_data(place)
+                yield place
+        finally:
+            _remove(root, place)
 
 
 def _share_dvc(root: Path, place: Path) -> None:
@@ -135,34 +129,29 @@ def _bring_tracked_data(place: Path) -> None:
 
 
 def _sweep(root: Path) -> None:
-    """Remove worktrees of runs that were killed: their lock is free."""
+    """Remove worktrees of runs that were killed: nobody holds their sign of life."""
     for place in (root / ".instar" / "work").glob("*"):
-        lock = place / ".instar" / "lock"
-        try:
-            with lock.open("a") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            # Either half made this moment by another run, or left half made long ago.
-            if time.time() - place.stat().st_mtime < 600:
-                continue
-        except BlockingIOError:
+        if not place.is_dir():
             continue
-        _remove(root, place)
+        with contextlib.suppress(HeldError), held(_sign_of_life(place), "sweep"):
+            _remove(root, place)
+
+
+def _sign_of_life(place: Path) -> Path:
+    return place.with_name(f"{place.name}.lock")
 
 
 def _remove(root: Path, place: Path) -> None:
     # Never follows a link: the shared records stay.
+    # One that was killed while git made it is locked ("initializing"), and prune would spare it.
+    git(root, "worktree", "unlock", str(place), check=False)
     git(root, "worktree", "remove", "--force", str(place), check=False)
     shutil.rmtree(place, ignore_errors=True)
     git(root, "worktree", "prune", check=False)
+    _sign_of_life(place).unlink(missing_ok=True)
 
 
-def _busy(root: Path, path: Path) -> str:
-    try:
-        holder = json.loads(path.read_text(encoding="utf-8"))
-        who = f"{holder['what']} with pid {holder['pid']}, started {holder['started']}"
-    except (OSError, ValueError, KeyError):
-        who = "another process"
+def _busy(root: Path, who: str) -> str:
     return (
         f"{root} is busy: held by {who}. "
         "Try again when it has ended (`instar run --wait` waits for it), or end it first."

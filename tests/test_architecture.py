@@ -25,6 +25,8 @@ FRAME = {
     "tasks/journal.py",
     "tasks/lineage.py",
     "tasks/errors.py",
+    "tasks/held.py",
+    "tasks/lifeline.py",
     "data/errors.py",
     "models/errors.py",
 }
