@@ -64,9 +64,8 @@ def forbidden(folder: Path):
 
 @pytest.fixture
 def project(tmp_path: Path):
-    """A project whose stage writes 4 MB; an earlier stage has written something before."""
-    root = make_framed_project(tmp_path / "project", f"fill={4 * MEGABYTE}")
-    return root
+    """A project whose stage writes 4 MB."""
+    return make_framed_project(tmp_path / "project", f"fill={4 * MEGABYTE}")
 
 
 @pytest.mark.parametrize("full", ["artifacts", ".dvc/cache"])

@@ -3,6 +3,7 @@
 The flow, its server and its worker are the real ones; the stage sleeps in the real frame.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks.workspace import isolated
 from tests.e2e.tiny_project import environment, git, instar, make_tiny_project
 from tests.faults.framed_project import processes_in, put_framed_stage, stages_in
 from tests.faults.waiting import until
@@ -24,7 +26,7 @@ with PrefectServer(".") as server:
     server.wait()
     from flows.retrain import retrain
     try:
-        retrain.with_options(timeout_seconds=20)(".", isolated=sys.argv[1] == "isolated")
+        retrain.with_options(timeout_seconds=60)(".", isolated=sys.argv[1] == "isolated")
     except TimeoutError:
         print("timed out", flush=True)
     sys.stdin.read()
@@ -124,8 +126,6 @@ def test_nobody_outlives_a_worker(project, number):
 
 
 def assert_next_worktree_is_the_only_one(root: Path) -> None:
-    from tasks.workspace import isolated
-
     with isolated(root, "next"):
         assert len(git(root, "worktree", "list").splitlines()) == 2
     assert not list((root / ".instar" / "work").iterdir())
@@ -135,8 +135,6 @@ def assert_next_worktree_is_the_only_one(root: Path) -> None:
 def test_cancelled_run_leaves_its_worker_alone(project):
     worker = start_scheduled_run(project)
     listed = prefect(project, "flow-run", "ls", "--state-type", "RUNNING", "-o", "json")
-    import json
-
     prefect(project, "flow-run", "cancel", json.loads(listed)[0]["id"])
     until(lambda: not stages_in(project), "the stage lives on")
     assert worker.poll() is None

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks.held import HeldError, held
 from tasks.workspace import BusyError, locked
 from tests.faults.framed_project import git, make_framed_project, processes_in, stages_in, start
 from tests.faults.waiting import until
@@ -87,16 +88,16 @@ def test_stage_starts_at_once_after_one_that_was_killed(tmp_path):
 
 
 def test_forked_worker_does_not_keep_the_lock_of_a_killed_stage(tmp_path):
-    from tasks.held import holder
-
     owner = start(tmp_path, "-c", FORKING)
     owner.stdout.readline()
-    assert f"forking with pid {owner.pid}" in holder(tmp_path / "a.lock")
+    with pytest.raises(HeldError, match=f"forking with pid {owner.pid}, started"):
+        held(tmp_path / "a.lock", "test").__enter__()
     owner.kill()
     owner.wait()
     left = processes_in(tmp_path)
     assert left, "this test is about a worker that lives"
-    assert holder(tmp_path / "a.lock") is None
+    with held(tmp_path / "a.lock", "test"):
+        pass
     for pid in left:
         os.kill(pid, signal.SIGKILL)
 
