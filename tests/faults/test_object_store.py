@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import subprocess
+import threading
 import time
 
 import pytest
@@ -64,6 +65,7 @@ def clone(root, place):
     return place
 
 
+@pytest.mark.faults
 def test_a_second_clone_restores_what_was_pushed(project, tmp_path):
     compute(project)
     push(project)
@@ -84,6 +86,7 @@ def test_a_truncated_object_is_never_taken_for_the_whole_one(project, store, tmp
     assert (other / "output.txt").read_bytes() == (project / "output.txt").read_bytes()
 
 
+@pytest.mark.faults
 def test_a_store_that_is_down_is_explained_with_the_remedy_after_retries(
     project, store, monkeypatch
 ):
@@ -100,14 +103,19 @@ def test_a_store_that_is_down_is_explained_with_the_remedy_after_retries(
     push(project)
 
 
+@pytest.mark.faults
 def test_a_store_that_comes_back_during_the_retries_gets_the_push(project, store, monkeypatch):
-    monkeypatch.setattr(remote, "PUSH_PAUSES", (0.1, 10.0))
+    monkeypatch.setattr(remote, "PUSH_PAUSES", (20.0, 30.0))
     compute(project)
     store.kill()
-    store.launch()  # it takes seconds until it answers
+    # Later than DVC's own patience, of some ten seconds.
+    back = threading.Timer(25.0, store.launch)
+    back.start()
     push(project)
+    back.join()
 
 
+@pytest.mark.faults
 def test_wrong_keys_are_named_by_the_doctor(project, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     found = check_remote(project)

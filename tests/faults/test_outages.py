@@ -84,6 +84,7 @@ def run(project):
         one.kill()
 
 
+@pytest.mark.faults
 def test_a_killed_run_is_marked_in_prefect_and_mlflow(project, run, monkeypatch):
     for name, value in prefect_environment(project).items():
         monkeypatch.setenv(name, value)  # `PrefectServer` sets them; here they must not stay
