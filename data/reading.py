@@ -86,7 +86,7 @@ def require_few_bytes(size: int) -> None:
         DataError: They are more than `BYTES_LIMIT`.
     """
     if size > BYTES_LIMIT:
-        raise DataError(f"the file is too large: over the limit of {BYTES_LIMIT >> 20} MiB")
+        raise DataError(f"the file is larger than {BYTES_LIMIT >> 20} MiB")
 
 
 def decode(encoded: bytes) -> Image.Image:
