@@ -194,3 +194,12 @@ def test_a_compressed_tar_says_to_leave_the_compression_away(make_folder, pack_f
         archive.add(make_folder(), "")
     with pytest.raises(DataError, match="without compression"):
         pack_folder(tmp_path / "set.tar.gz")
+
+
+def test_a_tar_whose_headers_nest_deeper_than_recursion_is_explained(pack_folder, tmp_path):
+    header = tarfile.TarInfo("././@LongLink")
+    header.type, header.size = tarfile.GNUTYPE_LONGNAME, 5
+    record = header.tobuf(tarfile.GNU_FORMAT) + b"name".ljust(512, b"\0")
+    (tmp_path / "set.tar").write_bytes(tarfile.TarInfo("a").tobuf() + record * 3000)
+    with pytest.raises(DataError, match=r"set\.tar is damaged .*recursion"):
+        pack_folder(tmp_path / "set.tar")

@@ -174,7 +174,7 @@ def test_an_output_folder_without_permission_is_named(nobody):
     with pytest.raises(PermissionError) as refused:
         pack(DataParams(path=str(root), **SETTINGS), nobody / "artifacts" / "prepare")
     said = explain(refused.value)
-    assert said and "no permission" in said and str(nobody / "artifacts") in said
+    assert said and "permission denied" in said and str(nobody / "artifacts") in said
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts")
