@@ -1,5 +1,6 @@
 """Folders and archives that someone filled who is not trusted: nothing is lost in silence."""
 
+import contextlib
 import io
 import os
 import socket
@@ -133,16 +134,22 @@ def swapped(monkeypatch, root, swap):
 
 @pytest.fixture
 def unblock():
-    """Write to a pipe after a while: whoever waits for that reads nothing, and the test fails."""
-    timers = []
+    """Open a pipe's other end after a while, so that who waits for that goes on and is told of."""
+    timers, waited = [], []
+
+    def open_if_read(path):
+        # Fails if nobody waits.
+        with contextlib.suppress(OSError):
+            waited.append(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
 
     def later(path):
-        timers.append(threading.Timer(20, lambda: os.open(path, os.O_WRONLY | os.O_NONBLOCK)))
+        timers.append(threading.Timer(20, open_if_read, [path]))
         timers[-1].start()
 
     yield later
     for timer in timers:
         timer.cancel()
+    assert not waited, "a pipe was opened and waited on"
 
 
 def test_files_that_vanish_or_turn_into_something_else_are_quarantined(
