@@ -71,7 +71,7 @@ class FashionMnist:
             with gzip.open(path) as file:
                 content = file.read()
         except (OSError, EOFError) as error:
-            raise DataError(f"{path} cannot be unpacked ({error}); delete it.") from error
+            raise DataError(f"{path} cannot be unpacked ({error}); delete it and run again.") from error
         digest = hashlib.sha256(content).hexdigest()
         fetching.check(path, digest, self._checksums[name], self._pinned)
         return np.frombuffer(content, np.uint8, offset=header)
