@@ -71,7 +71,8 @@ class FashionMnist:
             with gzip.open(path) as file:
                 content = file.read()
         except (OSError, EOFError) as error:
-            raise DataError(f"{path} cannot be unpacked ({error}); delete it and run again.") from error
+            remedy = "delete it and run again."
+            raise DataError(f"{path} cannot be unpacked ({error}); {remedy}") from error
         digest = hashlib.sha256(content).hexdigest()
         fetching.check(path, digest, self._checksums[name], self._pinned)
         return np.frombuffer(content, np.uint8, offset=header)
