@@ -105,6 +105,8 @@ def _decode_one(sample: Sample, size: int, channels: int) -> Canvas:
                 pixels = to_canvas(load_image(image), size, channels)
     except DataError as error:
         return Canvas(sample, None, None, str(error))
+    except MemoryError:
+        raise
     # A file that cannot be read (permissions, a bad disk block, a damaged zip member) is as lost
     # as one that cannot be decoded, and no reason to lose the others.
     except Exception as error:

@@ -147,10 +147,11 @@ def _explained() -> Iterator[None]:
         raise DataError("not an image in a known format") from None
     except Image.DecompressionBombError:
         raise DataError(f"too many pixels: over the limit of {PIXEL_LIMIT} pixels") from None
-    except DataError:
+    # A lack of memory says nothing of the image: elsewhere it would be read.
+    except (DataError, MemoryError):
         raise
     except Exception as error:
-        raise DataError(f"damaged image: {error or type(error).__name__}") from error
+        raise DataError(f"damaged image: {str(error) or type(error).__name__}") from error
 
 
 def to_canvas(image: np.ndarray | Image.Image, size: int, channels: int) -> np.ndarray:

@@ -23,7 +23,7 @@ from data.shards import file_sha256
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMAT = 1
+FORMAT = 2
 INDEX, MANIFEST = "index.parquet", "manifest.json"
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from tasks.debts import settle_debts
+from tasks.errors import TaskError
 from tasks.publisher import sync
 from tasks.rebuilding import rebuild_versions
+from tasks.remote import require_dvc
 
 
 def catch_up(root: Path, everything: bool) -> dict[str, Any]:
@@ -17,19 +19,26 @@ def catch_up(root: Path, everything: bool) -> dict[str, Any]:
 
     `left` tells of each run that still lacks something why it does.
     """
+    require_dvc(root)
     delivery = sync(root, everything=everything)
     # MLflow's own bars and advice would wall the terminal.
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        rebuilt = rebuild_versions(root) if everything and not delivery.left else []
+        rebuilt: list[str] = []
+        left: dict[str, str] = {}
+        if everything and not delivery.left:
+            try:
+                rebuilt = rebuild_versions(root)
+            except TaskError as problem:
+                left["versions"] = str(problem)
         settled = settle_debts(root)
     return {
         "delivered": delivery.delivered,
         "pushed": settled.pushed,
         "rebuilt_versions": rebuilt,
         "registered": settled.registered,
-        "left": {**settled.left, **delivery.left},
+        "left": {**left, **settled.left, **delivery.left},
     }
 
 

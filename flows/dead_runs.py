@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tasks.shelf import has_ended
+from tasks.shelf import was_killed
 
 
 def mark_dead_runs(root: Path) -> list[str]:
@@ -33,7 +33,7 @@ def mark_dead_runs(root: Path) -> list[str]:
             flow_filter=FlowFilter(name=FlowFilterName(any_=["retrain"])),
             flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=live)),
         ):
-            if not has_ended(root, run.name):
+            if not was_killed(root, run.name):
                 continue
             client.set_flow_run_state(run.id, state, force=True)
             of_run = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))

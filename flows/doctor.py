@@ -58,4 +58,8 @@ def _check_prefect(root: Path) -> tuple[Check, list[str]]:
     os.environ["PREFECT_API_URL"] = url
     from flows.dead_runs import mark_dead_runs
 
-    return Check("Prefect", True, f"answers at {url}"), mark_dead_runs(root)
+    try:
+        return Check("Prefect", True, f"answers at {url}"), mark_dead_runs(root)
+    except Exception as error:
+        remedy = "correct PREFECT_API_KEY or PREFECT_API_URL"
+        return Check("Prefect", False, f"refuses to tell of runs at {url} ({error})", remedy), []

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tasks.errors import TaskError
+from tasks.errors import TaskError, explain
 from tasks.gate import judge
 from tasks.lineage import made_by_stages
 from tasks.registry import judged_version, register
@@ -19,7 +19,6 @@ from tasks.shelf import RunRecord, Shelf, ended_runs
 from tasks.tracking import tracking_uri_of
 from tasks.workspace import isolated
 
-# Not needed to register, and large.
 STORE = "artifacts/prepare/store"
 MANIFEST = f"{STORE}/manifest.json"
 _UNDELIVERED = "run {} is registered once MLflow has it: `instar sync` again."
@@ -57,13 +56,19 @@ def settle_debts(root: str | Path, tracking_uri: str | None = None) -> Settled:
         try:
             with isolated(root, record.run_id, record.commit) as place:
                 _settle(place, shelf, record, uri, settled)
-        except TaskError as problem:
-            settled.left[record.run_id] = str(problem)
+        except Exception as problem:
+            said = explain(problem, [root])
+            if said is None:
+                raise
+            settled.left[record.run_id] = said
     return settled
 
 
 def _settle(place: Path, shelf: Shelf, record: RunRecord, uri: str, settled: Settled) -> None:
     run = record.run_id
+    # First of all: DVC pushes what there is, and only warns of what is not. The store too: the gate
+    # may have to show its images to a champion that never saw them.
+    bring_outputs(place, store=True)
     if "push" in record.owes:
         push(place)
         record.owes.remove("push")
@@ -72,7 +77,6 @@ def _settle(place: Path, shelf: Shelf, record: RunRecord, uri: str, settled: Set
     if "register" in record.owes:
         if not record.delivered:
             raise TaskError(_UNDELIVERED.format(run))
-        bring_outputs(place)
         version = judged_version(place, uri)
         if version is None:
             made = register(place, run, uri, pushed=True)
@@ -82,16 +86,21 @@ def _settle(place: Path, shelf: Shelf, record: RunRecord, uri: str, settled: Set
         shelf.save(record)
 
 
-def bring_outputs(place: Path) -> None:
+def bring_outputs(place: Path, store: bool = False) -> None:
     """Puts what a registration needs of the workspace's outputs in place, from DVC's cache.
+
+    Args:
+        place: The workspace.
+        store: The images as well, which are large.
 
     Raises:
         TaskError: They are not all there.
     """
-    wanted = [path for path in made_by_stages(place) if path != STORE]
-    answer = run_dvc(["checkout", "--quiet", "--force", *wanted, MANIFEST], place)
+    made = list(made_by_stages(place))
+    wanted = made if store else [*(path for path in made if path != STORE), MANIFEST]
+    answer = run_dvc(["checkout", "--quiet", "--force", *wanted], place)
     if answer.returncode != 0:
         raise TaskError(
             f"the run's outputs are not all in DVC's cache ({dvc_complaint(answer.stdout)}): "
-            "`dvc fetch --all-branches`, then `instar sync` again."
+            "`dvc fetch --all-branches --all-tags`, then the same command again."
         )

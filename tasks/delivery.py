@@ -116,6 +116,9 @@ class Delivery:
             if known is None:
                 self._rebuild(client, experiment, parent, name, stage, path)
             else:
+                if stage.run not in (None, known.info.run_id):
+                    # Begun on the journal of another run, whose result this one waited for.
+                    client.delete_run(stage.run)
                 stage.run = known.info.run_id
             client.set_tag(parent, f"cached.{name}", stage.run)
         else:

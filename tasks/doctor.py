@@ -12,15 +12,15 @@ import sqlite3
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from tasks.errors import TaskError
 from tasks.lineage import require_git, untracked_code
-from tasks.params import read_yaml
+from tasks.params import load_params
 from tasks.remote import default_remote, dvc_settings, require_dvc
 from tasks.tracking import shown, tracking_uri_of
 
@@ -112,16 +112,12 @@ def check_git(root: Path) -> Check:
 def check_threads(root: Path) -> Check:
     """What params.yaml asks of the processor against what there is."""
     cores = len(os.sched_getaffinity(0))
-    params: dict[str, Any] = read_yaml(root / "params.yaml")
-
-    def setting(stage: str, name: str) -> int:
-        return int((params.get(stage) or {}).get(name) or 0)
-
+    params = load_params(root / "params.yaml")
+    fits = params.finetune
     asked = {
-        "pretrain.threads": setting("pretrain", "threads"),
-        "finetune.workers × finetune.threads": setting("finetune", "workers")
-        * setting("finetune", "threads"),
-        "evaluate.threads": setting("evaluate", "threads"),
+        "pretrain.threads": params.pretrain.threads,
+        "finetune.workers × finetune.threads": fits.workers * fits.threads,
+        "evaluate.threads": params.evaluate.threads,
     }
     over = [f"{name} is {number}" for name, number in asked.items() if number > cores]
     if over:
@@ -200,7 +196,8 @@ def _database(name: str, path: Path) -> Check:
         return Check(name, True, f"{path} is made by the first run")
     try:
         # Not immutable, not locked for long: a run may be writing.
-        with sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=PATIENCE) as database:
+        address = f"{path.as_uri()}?mode=ro"
+        with closing(sqlite3.connect(address, uri=True, timeout=PATIENCE)) as database:
             database.execute("select count(*) from sqlite_master").fetchone()
     except (sqlite3.Error, ValueError) as error:
         remedy = "move the file away and `instar sync --all`: runs are rebuilt"
@@ -263,6 +260,8 @@ def _explained(name: str, look: Callable[[Path], Check], root: Path) -> Check:
         return look(root)
     except TaskError as problem:
         return Check(name, False, str(problem))
+    except Exception as error:  # whatever is wrong, the other checks are wanted too
+        return Check(name, False, f"cannot be checked: {error!r}")
 
 
 def _installed(package: str) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,7 +48,9 @@ def explain(error: BaseException, places: Sequence[Path] = ()) -> str | None:
     number = _number(error)
     if number == errno.ENOMEM:
         return f"out of memory: {OUT_OF_MEMORY}"
-    named = [Path(error.filename)] if isinstance(error, OSError) and error.filename else []
+    # Of a file that was opened by its descriptor it is a number.
+    name = getattr(error, "filename", None)
+    named = [Path(os.fsdecode(name))] if isinstance(name, str | bytes) and name else []
     if number in (errno.ENOSPC, errno.EDQUOT):
         return no_space(named or places)
     where = _listed(named or places)

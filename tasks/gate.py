@@ -107,7 +107,7 @@ def judge(root: str | Path, version: str, tracking_uri: str | None = None) -> Ve
     uri = tracking_uri or tracking.tracking_uri_of(root)
     params = load_params(root / "params.yaml")
     name = params.register_.name
-    with registry.explained(uri) as client:
+    with registry.one_at_a_time(root), registry.explained(uri) as client:
         challenger = client.get_model_version(name, version)
         held = registry.require_known_champion(client, name, root)
         if held == version:
@@ -123,12 +123,13 @@ def judge(root: str | Path, version: str, tracking_uri: str | None = None) -> Ve
         if verdict == former and not verdict.promoted:
             return dataclasses.replace(verdict, repeated=True)
         _write(root, verdict)
+        if verdict.promoted:
+            who = f"gate, run by {registry.person(root)}"
+            evidence = {"verdict": verdict.path, "gain": verdict.gain and vars(verdict.gain)}
+            why = "; ".join(verdict.reasons)
+            registry.move(name, version, "champion", who, why, evidence, root, tracking_uri)
+        # Last: what bears the tag counts as judged, and is not looked at again by `instar sync`.
         _tag(client, verdict)
-    if verdict.promoted:
-        who = f"gate, run by {registry.person(root)}"
-        evidence = {"verdict": verdict.path, "gain": verdict.gain and vars(verdict.gain)}
-        why = "; ".join(verdict.reasons)
-        registry.move(name, version, "champion", who, why, evidence, root, tracking_uri)
     return verdict
 
 
@@ -240,7 +241,6 @@ def _registered_right(predictions: pd.DataFrame) -> NDArray[np.bool_]:
 
 def _all_right(predictions: pd.DataFrame) -> NDArray[np.bool_]:
     """(D, N) whether the model of each draw is right on each test image."""
-    # In the order of the draws: draw 10 comes after draw 9.
     prefix = "correct_pretrained_"
     columns = [str(name) for name in predictions.columns if str(name).startswith(prefix)]
     # In the order of the draws: draw 10 comes after draw 9.

@@ -167,11 +167,15 @@ def _environment(pid: str) -> list[bytes]:
 
 def _end_group(grace: float) -> None:
     for number, patience in ((signal.SIGTERM, grace), (signal.SIGKILL, _KILL_SECONDS)):
-        for pid in _held():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
         deadline = time.monotonic() + patience
-        while _held() and time.monotonic() < deadline:
+        asked: set[int] = set()
+        while held := set(_held()):
+            for pid in held - asked:  # those that were born since the last look, too
+                with contextlib.suppress(OSError):
+                    os.kill(pid, number)
+            asked |= held
+            if time.monotonic() >= deadline:
+                break
             time.sleep(0.05)
 
 

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from tasks.errors import TaskError
 from tasks.shelf import RUNS, Shelf, has_ended
+from tasks.workspace import sign_of_life
 
 STALE_DAYS = 14
 
@@ -39,7 +41,11 @@ def _runs(root: Path) -> list[Leftover]:
     found = []
     for path in sorted((root / RUNS).glob("*.json")):
         run = path.stem
-        record = Shelf(root, run).load()
+        try:
+            record = Shelf(root, run).load()
+        except TaskError as problem:
+            found.append(Leftover("half-done", str(problem)))
+            continue
         if record is None:
             continue
         if not has_ended(root, run):
@@ -73,7 +79,7 @@ def _worktrees(root: Path) -> list[Leftover]:
     return [
         Leftover("stale", f"worktree {place} of a killed run", "the next scheduled run removes it")
         for place in places
-        if place.is_dir() and _free(place / ".instar" / "lock")
+        if place.is_dir() and _free(sign_of_life(place))
     ]
 
 
@@ -94,11 +100,10 @@ def _checkpoints(root: Path) -> list[Leftover]:
 
 def _free(lock: Path) -> bool:
     try:
-        with lock.open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        # Half made this very moment, by a run that does not hold its lock yet.
-        return False
+        with lock.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except FileNotFoundError:
+        pass
     return True

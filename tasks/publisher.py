@@ -88,8 +88,7 @@ class Publisher:
                 size = path.stat().st_size if path.exists() else 0
                 # Without an announcement all of the journal counts as this run's.
                 announced = size if status in ("running", "cached") else 0
-                known = self._record.stages[name] = StageRecord(key, status, announced)
-            known.status = status
+                known = StageRecord(key, status, announced)
             known.closed = None
             if status != "running":
                 known.closed = path.stat().st_size if path.exists() else 0
@@ -97,6 +96,9 @@ class Publisher:
                 self._shelf.set_aside(name)
                 outs = made_by_stages(self.root).items()
                 known.outs = {p: md5 for p, md5 in outs if p.startswith(f"artifacts/{name}/")}
+            # Last: the thread that delivers reads this unguarded, and must find the files then.
+            known.status = status
+            self._record.stages[name] = known
             self._shelf.save(self._record)
         self._changed.set()
 

@@ -9,7 +9,7 @@ from tasks.debts import bring_outputs
 from tasks.errors import TaskError
 from tasks.lineage import git
 from tasks.params import load_params
-from tasks.registry import explained, remake, stand_as_logged
+from tasks.registry import explained, remake, stand_as_logged, standing
 from tasks.shelf import ended_runs
 from tasks.tracking import tracking_uri_of
 from tasks.workspace import isolated
@@ -30,8 +30,13 @@ def rebuild_versions(root: str | Path, tracking_uri: str | None = None) -> list[
     """
     root, uri = Path(root), tracking_uri or tracking_uri_of(root)
     name = load_params(root / "params.yaml").register_.name
+    tagged = _tagged(root, name)
     with explained(uri) as client:
-        if client.search_model_versions(f"name = '{name}'"):
+        found = client.search_model_versions(f"name = '{name}'")
+        there = {int(version.version): version.tags.get("git_commit") for version in found}
+        # Of these very commits and without an alias: a rebuild that broke off has left them.
+        begun = there.items() <= dict(tagged).items()
+        if there and (not begun or standing(client, name)):
             return []
     made_by: dict[str, str] = {}
     for _, record in ended_runs(root):
@@ -39,8 +44,10 @@ def rebuild_versions(root: str | Path, tracking_uri: str | None = None) -> list[
             # The first: later ones only repeated it.
             made_by.setdefault(record.commit, record.run_id)
     rebuilt: list[str] = []
-    for number, commit in _tagged(root, name):
-        if commit not in made_by or number != len(rebuilt) + 1:
+    for expected, (number, commit) in enumerate(tagged, 1):
+        if number in there:
+            continue
+        if commit not in made_by or number != expected:
             raise TaskError(
                 f"version {number} of {name} cannot be rebuilt under its number: no record of "
                 f"the run that made it, or of a version before it; its code and data are in git "
@@ -48,8 +55,14 @@ def rebuild_versions(root: str | Path, tracking_uri: str | None = None) -> list[
             )
         with isolated(root, f"{name}-v{number}", commit) as place:
             bring_outputs(place)
-            rebuilt.append(remake(place, made_by[commit], uri))
-    if rebuilt:
+            made = remake(place, made_by[commit], uri)
+        if made != str(number):
+            raise TaskError(
+                f"version {number} of {name} was made anew as version {made}, since MLflow goes on "
+                "counting from versions it had: delete it there; the others were left alone."
+            )
+        rebuilt.append(made)
+    if rebuilt or there:
         stand_as_logged(name, root, uri)
     return rebuilt
 

@@ -11,7 +11,8 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tasks import lineage, tracking
 from tasks.contents import digest
 from tasks.errors import TaskError
+from tasks.held import held
 from tasks.params import load_params
 from tasks.serving import log_served_model
 
@@ -88,7 +90,8 @@ def register(
     root = Path(root)
     _refuse_unrepeatable(root, pushed)
     name, commit, tags = _description(root, run_id)
-    with explained(tracking_uri or tracking.tracking_uri_of(root)) as client:
+    uri = tracking_uri or tracking.tracking_uri_of(root)
+    with one_at_a_time(root), explained(uri) as client:
         run = _flow_run(client, name, run_id)
         known = find_same(client, name, tags)
         if known is not None:
@@ -99,6 +102,16 @@ def register(
     version = str(made.version)
     move(name, version, "challenger", person(root), why, {}, root, tracking_uri)
     return RegisteredVersion(name, version, run, commit, created=True)
+
+
+@contextmanager
+def one_at_a_time(root: Path) -> Iterator[None]:
+    """Hold the registry against other runs of this checkout, which could not see a half-made move.
+
+    Else two would make two versions of the same weights, or promote two over the same champion.
+    """
+    with held(root / ".instar" / "locks" / "registry.lock", "a registration", wait=True):
+        yield
 
 
 def remake(root: str | Path, run_id: str, tracking_uri: str | None = None) -> str:

@@ -36,7 +36,9 @@ def claimed(folder: Path) -> Iterator[Path]:
     try:
         yield place
     finally:
-        _remove_if_unused(place)
+        # Unless `discard` has removed it, and another process made it anew.
+        if _is(place / _LOCK, lock):
+            _remove_if_unused(place)
         os.close(lock)
 
 
@@ -123,10 +125,17 @@ def _lock(folder: Path) -> int | None:
         except (BlockingIOError, PermissionError):
             os.close(lock)
             return None
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.stat(folder / _LOCK), os.fstat(lock)):
-                return lock
+        if _is(folder / _LOCK, lock):
+            return lock
         os.close(lock)
+
+
+def _is(path: Path, opened: int) -> bool:
+    """Whether the file at `path` is the opened one."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(opened))
+    except OSError:
+        return False
 
 
 def _remove_if_unused(folder: Path) -> None:

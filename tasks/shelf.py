@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import json
@@ -21,6 +22,8 @@ from tasks.tracking import flatten
 Status = Literal["running", "ran", "cached", "failed", "killed"]
 
 RUNS = Path(".instar") / "runs"
+# Seconds in which a run that has ended tidies up.
+_LAST_WORDS = 60.0
 # Too large, or not for MLflow's eyes (of the test); the rest of a stage's outputs is kept for it.
 MANIFEST = Path("store") / "manifest.json"
 NOT_PUBLISHED = ("store", "test_labels.parquet", "test_sources.parquet")
@@ -117,13 +120,22 @@ class Shelf:
         return file
 
     def load(self) -> RunRecord | None:
-        """The record as it was last saved."""
+        """The record as it was last saved; None if there is none.
+
+        Raises:
+            TaskError: It cannot be read.
+        """
         try:
             raw = json.loads(self.path.read_text(encoding="utf-8"))
+            stages = {name: StageRecord(**stage) for name, stage in raw.pop("stages").items()}
+            return RunRecord(**raw, stages=stages)
         except FileNotFoundError:
             return None
-        stages = {name: StageRecord(**stage) for name, stage in raw.pop("stages").items()}
-        return RunRecord(**raw, stages=stages)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise TaskError(
+                f"{self.path} cannot be read ({error}): delete it, what MLflow lacks of run "
+                f"{self.run_id} is then lost."
+            ) from None
 
     def save(self, record: RunRecord) -> None:
         """Writes the record whole or not at all."""
@@ -197,6 +209,16 @@ def has_ended(root: Path, run_id: str) -> bool:
     return True
 
 
+def was_killed(root: Path, run_id: str) -> bool:
+    """Whether a run of this checkout is over, and said so neither itself nor lately.
+
+    One that has just ended has still its worktree to remove and Prefect to tell.
+    """
+    record = Shelf(root, run_id).load()
+    lately = record and record.ended and time.time() - record.ended / 1000 < _LAST_WORDS
+    return has_ended(root, run_id) and not lately
+
+
 def ended_runs(root: Path) -> Iterator[tuple[Shelf, RunRecord]]:
     """The runs that are over, oldest first, each held while it is looked at."""
     for path in sorted((root / RUNS).glob("*.json")):
@@ -205,7 +227,9 @@ def ended_runs(root: Path) -> Iterator[tuple[Shelf, RunRecord]]:
         if held is None:
             continue
         with held:
-            record = shelf.load()
+            record = None
+            with contextlib.suppress(TaskError):  # `instar doctor` tells of one that is damaged
+                record = shelf.load()
             if record is not None:
                 yield shelf, record
 

@@ -75,8 +75,12 @@ def isolated(root: Path | str, run_id: str, commit: str = "HEAD") -> Iterator[Pa
     place = root / ".instar" / "work" / run_id
     _sweep(root)
     require_git(root)
-    # Held before there is a worktree, so that no sweep takes a new one for one left behind.
-    with held(_sign_of_life(place), f"run {run_id}"):
+    with ExitStack() as stack:
+        try:
+            # Before there is a worktree, so that no sweep takes a new one for one left behind.
+            stack.enter_context(held(sign_of_life(place), f"run {run_id}"))
+        except HeldError as other:
+            raise BusyError(_busy(place, str(other))) from None
         try:
             git(root, "worktree", "add", "--detach", str(place), commit)
             with locked(place, what=f"run {run_id}"):
@@ -133,11 +137,12 @@ def _sweep(root: Path) -> None:
     for place in (root / ".instar" / "work").glob("*"):
         if not place.is_dir():
             continue
-        with contextlib.suppress(HeldError), held(_sign_of_life(place), "sweep"):
+        with contextlib.suppress(HeldError), held(sign_of_life(place), "sweep"):
             _remove(root, place)
 
 
-def _sign_of_life(place: Path) -> Path:
+def sign_of_life(place: Path) -> Path:
+    """The lock that whoever works in a worktree holds, from before it is made until it is gone."""
     return place.with_name(f"{place.name}.lock")
 
 
@@ -148,7 +153,7 @@ def _remove(root: Path, place: Path) -> None:
     git(root, "worktree", "remove", "--force", str(place), check=False)
     shutil.rmtree(place, ignore_errors=True)
     git(root, "worktree", "prune", check=False)
-    _sign_of_life(place).unlink(missing_ok=True)
+    sign_of_life(place).unlink(missing_ok=True)
 
 
 def _busy(root: Path, who: str) -> str:

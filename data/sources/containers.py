@@ -27,6 +27,8 @@ Reader = Callable[[int], bytes]
 LINK_DEPTH = 16
 # A tar's own records (long names, attributes) are held in memory; honest ones take a few kilobytes.
 TAR_RECORD_BYTES = 16 << 20
+# No file system takes longer ones.
+NAME_LIMIT = 4096
 NO_FILE = "not a file (a pipe, a socket or a device)"
 LINK_OUT = "a link that leads out of the data"
 LINK_TO_FOLDER = "a link to a folder, which is not followed"
@@ -188,15 +190,17 @@ class Tar:
     def __init__(self, path: Path):
         try:
             with _guarded(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
-                self._entries = [_entry(header) for header in tar]
+                self._entries = list(_entries(tar))
         # By what is damaged: TarError, ValueError, EOFError, RecursionError and more.
         except Exception as error:
             raise _damaged(path, error) from error
         self._named = {}
         self._folders: set[str] = set()
+        # Only folders that a link names are of interest: names can be deep, and many.
+        asked = {entry.leads_to for entry in self._entries if entry.leads_to}
         for entry in self._entries:
             name = _plain(entry.name)
-            self._folders.update(_folders_of(name, entry.kind == "folder"))
+            self._folders.update(asked.intersection(_folders_of(name, entry.kind == "folder")))
             # A file that was packed twice is a link to itself the second time.
             if entry.kind != "folder" and entry.leads_to != name:
                 self._named[name] = entry
@@ -259,6 +263,23 @@ def _is_tar(path: Path) -> bool:
         return False
 
 
+def _entries(tar: tarfile.TarFile) -> Iterator[Entry]:
+    """What is kept of each header, in their order.
+
+    Raises:
+        tarfile.ReadError: A header leads back to one before it (a negative size does that), so that
+            there is no last one; or it has a name that no file system would take.
+    """
+    last = -1
+    for header in tar:
+        if header.offset <= last:
+            raise tarfile.ReadError("its headers lead back to each other")
+        if len(header.name) > NAME_LIMIT or len(header.linkname) > NAME_LIMIT:
+            raise tarfile.ReadError(f"a name of more than {NAME_LIMIT} characters")
+        last = header.offset
+        yield _entry(header)
+
+
 def _entry(header: tarfile.TarInfo) -> Entry:
     kind: Literal["file", "link", "folder", "sparse", "other"]
     if header.isdir():
@@ -295,6 +316,10 @@ def _folders_of(name: str, is_folder: bool) -> Iterator[str]:
         folder = posixpath.dirname(folder)
 
 
+# Of other methods Python inflates all that a few kilobytes hold, however little it is asked for.
+INFLATED_IN_PARTS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+
+
 class Zip:
     """An archive of which each member is inflated only when it is read."""
 
@@ -318,6 +343,8 @@ class Zip:
                 yield _refuse(name, "a link in a .zip, which is not followed")
             elif kind and not stat.S_ISREG(kind):
                 yield _refuse(name, NO_FILE)
+            elif entry.compress_type not in INFLATED_IN_PARTS:
+                yield _refuse(name, "packed by another method than deflate: pack it again")
             else:
                 yield Member(name, partial(self._read, entry), size=entry.file_size)
 

@@ -20,7 +20,7 @@ from data.naming import escaped
 from data.params import DataParams
 from data.reading import BYTES_LIMIT
 from data.sources import Sample, Split
-from data.sources.containers import require_file
+from data.sources.containers import INFLATED_IN_PARTS, require_file
 
 SPLITS: tuple[Split, ...] = ("test", "train", "unlabelled")
 KEYS = {
@@ -140,7 +140,7 @@ class Npz:
             raise DataError(
                 f"{self._path}: {key} is {shape}; save it as (N, H, W) or (N, H, W, C)."
             )
-        if not shape[0]:
+        if not math.prod(shape):
             raise DataError(f"{self._path}: {key} is empty; fill it or leave it out.")
         return shape[0]
 
@@ -158,6 +158,10 @@ class Npz:
     def _member(self, key: str) -> Iterator[IO[bytes]]:
         """An array's file, whose damage is explained whatever reading it runs into."""
         try:
+            if self._zip.getinfo(f"{key}.npy").compress_type not in INFLATED_IN_PARTS:
+                raise DataError(
+                    f"{self._path}: {key} is packed by another method than deflate; save it again."
+                )
             with self._zip.open(f"{key}.npy") as file:
                 yield file
         except (DataError, MemoryError):

@@ -383,6 +383,35 @@ def test_a_tar_record_that_claims_a_disks_worth_is_not_read(make_folder, pack_fo
         pack_folder(path)
 
 
+def test_a_tar_whose_headers_lead_in_a_circle_ends(make_folder, pack_folder, tmp_path):
+    path = tmp_path / "set.tar"
+    first, back = tarfile.TarInfo("ant/a.png"), tarfile.TarInfo("ant/b.png")
+    back.size = -512
+    path.write_bytes(first.tobuf() + back.tobuf(tarfile.GNU_FORMAT) + bytes(10240))
+    with pytest.raises(DataError, match="its headers lead back to each other"):
+        pack_folder(path)
+
+
+def test_a_name_of_countless_folders_in_a_tar_is_refused(make_folder, pack_folder, tmp_path):
+    deep = member("ant/" + "a/" * 10_000 + "b.png", picture("red"))
+    with pytest.raises(DataError, match="a name of more than 4096 characters"):
+        peak_of_packing(pack_folder, tar_of(make_folder(), tmp_path / "set.tar", deep))
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_zip_member_that_cannot_be_inflated_in_parts_is_not(
+    make_folder, pack_folder, tmp_path, method
+):
+    path = zip_of(make_folder(), tmp_path / "set.zip")
+    with zipfile.ZipFile(path, "a", method) as archive:
+        archive.writestr("ant/bomb.png", bytes(150 << 20))
+    store, peak = peak_of_packing(pack_folder, path)
+    assert reasons(store) == {
+        "ant/bomb.png": "packed by another method than deflate: pack it again"
+    }
+    assert peak < 100
+
+
 def test_a_tar_that_holds_a_zip_is_read_as_a_tar(make_folder, pack_folder, tmp_path):
     root = make_folder()
     inner = zip_of(make_folder(root="inner"), tmp_path / "inner.zip")

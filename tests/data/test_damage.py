@@ -85,7 +85,7 @@ def test_arrays_of_other_names_are_counted(tmp_path):
         ((-12, 8, 8), "|u1", "claims the shape"),
         ((12, -8, -8), "|u1", "claims the shape"),
         ((12, 8, 8), "<U0", "damaged|no pixels"),
-        ((12, 0, 8), "|u1", "cannot be used"),
+        ((12, 0, 8), "|u1", "is empty"),
         ((12, 8, 8), "|O", "Python objects"),
         ((12, 8, 8), [("a", "|u1")], "values that are no pixels"),
     ],
@@ -142,6 +142,17 @@ def test_a_header_that_claims_too_much_is_refused_before_reading(tmp_path, image
         archive.writestr("train_images.npy", header(images))
         archive.writestr("train_labels.npy", header(labels, "<i8"))
     with pytest.raises(DataError, match=said):
+        pack_npz(path)
+
+
+def test_an_array_that_cannot_be_inflated_in_parts_is_refused(tmp_path):
+    path = save(tmp_path / "set.npz")
+    with zipfile.ZipFile(path) as archive:
+        arrays = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_BZIP2) as archive:
+        for name, content in arrays.items():
+            archive.writestr(name, content)
+    with pytest.raises(DataError, match="packed by another method than deflate; save it again"):
         pack_npz(path)
 
 

@@ -8,8 +8,10 @@ import pytest
 from PIL import Image
 
 from data import reading
+from data.decoding import canvases
 from data.errors import DataError
 from data.reading import decode, read_file, to_canvas
+from data.sources import Sample
 
 
 def encoded(image, kind="PNG", **options):
@@ -191,3 +193,13 @@ def test_too_many_pixels_are_refused_before_decoding(monkeypatch):
 def test_a_decompression_bomb_is_refused():
     with pytest.raises(DataError, match="limit"):
         decode(encoded(Image.new("1", (30_000, 30_000))))
+
+
+def test_a_lack_of_memory_is_no_damage_to_the_image():
+    def short_of_memory():
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        list(canvases([Sample("a.png", "train", 0, short_of_memory)], 8, 1))
+    with pytest.raises(MemoryError), reading._explained():
+        short_of_memory()

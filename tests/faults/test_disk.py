@@ -3,6 +3,7 @@
 The disks are real ones (tmpfs) where mounting is allowed; elsewhere these tests are skipped.
 """
 
+import errno
 import os
 import signal
 import subprocess
@@ -167,3 +168,8 @@ def test_every_library_that_meets_a_full_disk_is_explained(tmp_path, write):
         said = explain(caught.value, [tmp_path / "disk", tmp_path])
     assert said.startswith(f"no space left on the disk at {tmp_path / 'disk'}")
     assert "free some and run again" in said
+
+
+def test_a_problem_with_a_file_known_by_its_number_is_explained():
+    told = explain(OSError(errno.EACCES, "Permission denied", 7), [Path("artifacts")])
+    assert told is not None and "permission denied at artifacts" in told

@@ -6,9 +6,10 @@ import sys
 
 import pytest
 
-from tasks import remote
+from tasks import registry, remote
 from tasks.debts import settle_debts
-from tasks.lineage import WEIGHTS, hash_file, snapshot_commit
+from tasks.errors import TaskError
+from tasks.lineage import WEIGHTS, hash_file, made_by_stages, snapshot_commit
 from tasks.publisher import Publisher, sync
 from tasks.rebuilding import rebuild_versions
 from tasks.registry import judged_version, promotions
@@ -121,6 +122,60 @@ def test_versions_that_mlflow_lost_are_made_anew_where_they_stood(tracked, empty
     assert rebuild_versions(tracked, uri(tracked)) == ["1", "2", "3"]
     assert registry_of(tracked) == before
     assert promotions(tracked) == log, "a rebuilt version is no move"
+
+
+def test_a_rebuild_that_broke_off_is_taken_up(tracked, empty_database):
+    run_that_could_not_push(tracked, "run-1")
+    lost = hash_of_out(tracked, "artifacts/evaluate/predictions.parquet")
+    run_that_could_not_push(tracked, "run-2", seed=1, right=119)
+    second = hash_of_out(tracked, "artifacts/evaluate/predictions.parquet")
+    mend(tracked)
+    settle_debts(tracked, uri(tracked))
+    before = registry_of(tracked)
+    assert lost != second
+    shutil.copyfile(empty_database, tracked / "mlflow.db")
+    assert sync(tracked, uri(tracked), everything=True).left == {}
+    cached = tracked / ".dvc" / "cache" / "files" / "md5" / second[:2] / second[2:]
+    cached.rename(tracked / "aside")
+    with pytest.raises(TaskError, match="not all in DVC's cache"):
+        rebuild_versions(tracked, uri(tracked))
+    (tracked / "aside").rename(cached)
+    assert rebuild_versions(tracked, uri(tracked)) == ["2"]
+    assert registry_of(tracked) == before
+
+
+def test_a_run_whose_outputs_are_lost_is_neither_pushed_nor_in_the_way_of_others(tracked):
+    run_that_could_not_push(tracked, "run-1")
+    lost = hash_of_out(tracked, "artifacts/evaluate/predictions.parquet")
+    run_that_could_not_push(tracked, "run-2", seed=1, right=119)
+    mend(tracked)
+    (tracked / ".dvc" / "cache" / "files" / "md5" / lost[:2] / lost[2:]).unlink()
+    settled = settle_debts(tracked, uri(tracked))
+    assert "not all in DVC's cache" in settled.left["run-1"]
+    assert settled.pushed == ["run-2"]
+    assert list(settled.registered) == ["run-2"]
+
+
+def test_a_promotion_that_broke_off_is_made_up_for(tracked, monkeypatch):
+    move = registry.move
+
+    def away(name, version, to, *others):
+        if to == "champion":
+            raise TaskError("MLflow went away")
+        move(name, version, to, *others)
+
+    run_that_could_not_push(tracked, "run-1")
+    mend(tracked)
+    monkeypatch.setattr(registry, "move", away)
+    assert "went away" in settle_debts(tracked, uri(tracked)).left["run-1"]
+    monkeypatch.undo()
+    settled = settle_debts(tracked, uri(tracked))
+    assert settled.left == {}
+    assert connect(uri(tracked)).get_registered_model("tiny").aliases["champion"] in ("1", 1)
+
+
+def hash_of_out(root, path):
+    return made_by_stages(root)[path]
 
 
 def registry_of(root):

@@ -75,6 +75,18 @@ def test_more_threads_than_cores_are_named(root):
     assert not check.well and "pretrain.threads is 9999" in check.found
 
 
+def test_settings_and_records_that_cannot_be_read_are_named_and_hide_nothing_else(root):
+    (root / "params.yaml").write_text(PARAMS.replace("epochs: 2", "epochs: 2, threads: many"))
+    runs = root / ".instar" / "runs"
+    runs.mkdir(parents=True)
+    (runs / "20260101-000000-aaaa.json").write_text('{"run_id": ')
+    checks = check_all(root)
+    assert "pretrain.threads = 'many'" in found(root, "settings").found
+    assert [check.name for check in checks if not check.well] == ["settings"]
+    (left,) = leftovers(root)
+    assert "20260101-000000-aaaa.json cannot be read" in left.what and "delete it" in left.what
+
+
 @pytest.mark.parametrize("how", ["variable", "config"])
 def test_a_component_that_would_report_home_is_named(root, monkeypatch, how):
     if how == "variable":

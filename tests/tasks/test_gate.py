@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from data.store import PackedStore
+from data.store import FORMAT, PackedStore
 from tasks import exhibits
 from tasks.errors import TaskError
 from tasks.gate import judge
@@ -301,7 +301,7 @@ def write_store(root):
     pq.write_table(pa.Table.from_pandas(index, preserve_index=False), store / "index.parquet")
     shard = {"name": "images-00000.npy", "images": count, "sha256": hashlib.sha256().hexdigest()}
     manifest = {
-        "format": 1, "size": 16, "channels": 1, "count": count, "classes": CLASSES,
+        "format": FORMAT, "size": 16, "channels": 1, "count": count, "classes": CLASSES,
         "shards": [shard], "digest": "e" * 64,
     }  # fmt: skip
     (store / "manifest.json").write_text(json.dumps(manifest))

@@ -106,6 +106,18 @@ def test_folder_that_another_process_holds_is_left_to_it(tmp_path):
     assert not list(tmp_path.iterdir()), "what nobody holds goes when the stage has succeeded"
 
 
+def test_folder_that_another_made_anew_is_left_to_it(tmp_path):
+    with claimed(tmp_path / "pretrain-abc") as place:
+        discard(place)
+        another = start(
+            tmp_path,
+            CLAIM.replace('(claim.__enter__() / "mine").write_text("mine")', "claim.__enter__()"),
+        )
+    with claimed(tmp_path / "pretrain-abc") as place:
+        assert place.name == "pretrain-abc.2"
+    kill(another)
+
+
 def test_folder_of_a_killed_process_is_free_while_its_children_still_live(tmp_path):
     fork = """
         import os, time

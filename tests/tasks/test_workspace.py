@@ -95,6 +95,15 @@ def test_worktree_of_a_killed_run_is_swept_by_the_next(project):
         assert not left.exists()
 
 
+def test_worktree_that_another_works_in_is_refused_by_name(project):
+    with (
+        isolated(project, "run-3"),
+        pytest.raises(BusyError, match="held by run run-3 with pid"),
+        isolated(project, "run-3"),
+    ):
+        pass
+
+
 def test_isolated_run_needs_a_commit(tmp_path):
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
     with pytest.raises(TaskError, match="commit"), isolated(tmp_path, "run"):
