@@ -165,7 +165,8 @@ def lightly_batches(params: PretrainParams, store: PackedStore, workers: int) ->
 def settings_of(arguments: argparse.Namespace, folder: Path) -> Params:
     """params.yaml with the preset and what is set by hand; the file itself stays as it is."""
     shutil.copy("params.yaml", folder)
-    shutil.copytree("examples", folder / "examples")
+    for room in ("examples", "data"):  # what settings may name must be there
+        (folder / room).symlink_to(Path(room).resolve())
     change_settings(folder, arguments.set, arguments.preset)
     return load_params(folder / "params.yaml")
 
