@@ -12,8 +12,6 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import pandas as pd
-
 from data.randomness import keyed_seed
 from data.splits import draw_labels
 from data.store import PackedStore
@@ -46,7 +44,7 @@ def finetune(run: Stage) -> None:
     run.progress("learned from labels", total, total)
     _describe(run, store, fits)
     history = [row for fit in fits for row in losses[fit.arm, fit.draw]]
-    pd.DataFrame(history).round(6).to_csv(run.out / "history.csv", index=False)
+    run.write_csv("history.csv", history)
     last = {f"{f.arm}_loss": losses[f.arm, f.draw][-1]["loss"] for f in fits if f.draw == 0}
     numbers = {**last, "label_overlap": label_overlap(_drawn(fits))}
     run.write_json("metrics.json", {name: round(value, 6) for name, value in numbers.items()})

@@ -8,12 +8,12 @@ seed, epoch and step.
 from __future__ import annotations
 
 import logging
+import math
 import time
 import warnings
 from collections.abc import Mapping
 from typing import Any
 
-import pandas as pd
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
@@ -73,11 +73,10 @@ def pretrain(run: Stage) -> None:
         raise UnhealthyError(f"{error}. {_last_healthy(run)}") from None
     save_weights(method.encoder, run.out / "encoder.safetensors")
     run.write_json("encoder.json", {**_described(params), **shape})
-    table = pd.DataFrame(history.rows).round(6)
-    table["epoch"] = table["epoch"].astype(int) + 1
-    table.to_csv(run.out / "history.csv", index=False)
-    last = table.drop(columns="epoch").iloc[-1].dropna()
-    run.write_json("metrics.json", last.to_dict())
+    epochs = [{**row, "epoch": int(row["epoch"]) + 1} for row in history.rows]
+    run.write_csv("history.csv", epochs)
+    numbers = {name: round(value, 6) for name, value in epochs[-1].items() if name != "epoch"}
+    run.write_json("metrics.json", {k: v for k, v in numbers.items() if math.isfinite(v)})
 
 
 def _described(params: PretrainParams) -> dict[str, Any]:

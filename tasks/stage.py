@@ -7,13 +7,15 @@ no clock, host or absolute path: those belong into the journal.
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
+import math
 import resource
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -79,6 +81,23 @@ class Stage:
     def write_json(self, name: str, content: Any) -> None:
         """Writes one of the stage's outputs, the same bytes for the same content."""
         (self.out / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+    def write_csv(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Writes one of the stage's outputs as a table; what is no number, or lacks, stays empty.
+
+        Not by pandas, whose import would cost more than the table.
+        """
+        columns = dict.fromkeys(column for row in rows for column in row)
+        with (self.out / name).open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
+
+
+def _cell(value: Any) -> Any:
+    if not isinstance(value, float):
+        return value
+    return round(value, 6) if math.isfinite(value) else None
 
 
 @contextmanager

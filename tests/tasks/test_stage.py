@@ -32,3 +32,13 @@ def test_stage_that_was_left_alone_clears_its_checkpoint(project, monkeypatch):
         (run.scratch / "epoch-0001.ckpt").touch()
         (project / "notes.txt").write_text("not an input")
     assert not run.scratch.exists()
+
+
+def test_table_has_every_rows_columns_and_no_noise_of_the_last_bits(project, monkeypatch):
+    monkeypatch.chdir(project)
+    with stage("pretrain") as run:
+        run.write_csv(
+            "a.csv",
+            [{"epoch": 1, "loss": 0.1234567}, {"epoch": 2, "loss": float("nan"), "knn": 1e-6}],
+        )
+        assert (run.out / "a.csv").read_text() == "epoch,loss,knn\n1,0.123457,\n2,,1e-06\n"
