@@ -157,15 +157,22 @@ def test_a_failed_stage_is_shown_as_failed_and_its_retry_as_finished(project):
 
 def test_files_that_are_slow_to_set_aside_are_not_missed(project, monkeypatch):
     def on_another_disk(source, target):
-        time.sleep(0.05)
+        time.sleep(0.3)
         shutil.copyfile(source, target)
 
     monkeypatch.setattr("tasks.publisher.POLL_SECONDS", 0.02)
     monkeypatch.setattr("tasks.shelf._link_or_copy", on_another_disk)
-    write_journal(project, "key-of-pretrain")
-    publish(project, "run-1")
-    files = connect(uri(project)).list_artifacts(child(project).info.run_id)
-    assert "history.csv" in [Path(file.path).name for file in files]
+    write_artifacts(project)
+    with Publisher(project, "run-1", uri(project)) as publisher:
+        publisher.stage("pretrain", "k1", "running")
+        write_journal(project)
+        wait_until(lambda: runs(project, "tags.stage = 'pretrain'"))
+        wait_until(lambda: history(project, child(project)) == CURVE)
+        time.sleep(0.3)
+        publisher.stage("pretrain", "k1", "ran")
+        assert publisher.close(timeout=60), publisher.notice
+    listed = connect(uri(project)).list_artifacts(child(project).info.run_id)
+    assert listed, "the stage's files did not arrive"
 
 
 def test_an_exception_in_the_flow_fails_the_parent(project):
