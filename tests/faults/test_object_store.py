@@ -13,7 +13,7 @@ from tasks import remote
 from tasks.doctor import check_remote
 from tasks.errors import TaskError
 from tasks.remote import fetch, push
-from tasks.runner import dvc_command, dvc_environment, run_stage
+from tasks.runner import dvc_command, dvc_environment, run_dvc, run_stage
 from tests.servers import ObjectStore
 from tests.tasks.toy_project import git, make_toy_project
 
@@ -113,6 +113,7 @@ def test_a_store_that_comes_back_during_the_retries_gets_the_push(project, store
     back.start()
     push(project)
     back.join()
+    assert "are in sync" in run_dvc(["status", "--cloud"], project).stdout
 
 
 @pytest.mark.faults
