@@ -12,12 +12,13 @@ from tasks.errors import TaskError
 from tasks.publisher import sync
 from tasks.rebuilding import rebuild_versions
 from tasks.remote import require_dvc
+from tasks.shelf import has_ended, known_runs
 
 
 def catch_up(root: Path, everything: bool) -> dict[str, Any]:
     """Deliver past runs to MLflow, then push and register what waited, as plain JSON.
 
-    `left` tells of each run that still lacks something why it does.
+    `left` tells of each run that still lacks something why it does; `running` are left alone.
     """
     require_dvc(root)
     delivery = sync(root, everything=everything)
@@ -38,6 +39,7 @@ def catch_up(root: Path, everything: bool) -> dict[str, Any]:
         "pushed": settled.pushed,
         "rebuilt_versions": rebuilt,
         "registered": settled.registered,
+        "running": [run for run in known_runs(root) if not has_ended(root, run)],
         "left": {**left, **settled.left, **delivery.left},
     }
 
@@ -53,5 +55,9 @@ def show(result: dict[str, Any]) -> str:
         lines.append(f"Rebuilt versions: {', '.join(result['rebuilt_versions'])}.")
     lines += [f"Registered {what} (run {run})." for run, what in result["registered"].items()]
     if lines:
-        return "\n".join([*lines, "Next: instar ui"])
-    return "" if result["left"] else "Nothing to deliver: the servers have it all."
+        lines.append("Next: instar ui")
+    if result["running"]:
+        lines.append(f"Left alone, as still running: {', '.join(result['running'])}.")
+    if not lines and not result["left"]:
+        lines.append("Nothing to deliver: the servers have it all.")
+    return "\n".join(lines)

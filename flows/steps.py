@@ -24,7 +24,7 @@ from tasks.lineage import (
     untracked_code,
 )
 from tasks.params import load_params
-from tasks.presence import BUILT_IN
+from tasks.presence import BUILT_IN, dvc_file_of
 from tasks.publisher import Publisher
 from tasks.raw_data import require_hashable
 from tasks.remote import fetch, push, require_dvc, restore
@@ -127,7 +127,8 @@ class Retraining:
         key = key_of(inputs)
         self._publisher.stage(name, key, "running")
         try:
-            outcome = run_stage(name, self.root, partial(self._show_sign_of_life, name))
+            shows = partial(self._show_sign_of_life, name)
+            outcome = run_stage(name, self.root, shows, partial(self._show_wait, name))
         except BaseException as error:
             failed = isinstance(error, Exception)
             self._publisher.stage(name, key, "failed" if failed else "killed")
@@ -229,6 +230,9 @@ class Retraining:
             log = (self.root / log_of(stage)).relative_to(self.home)
             self._tell(f"{stage}: running, see {log}")
 
+    def _show_wait(self, stage: str, holder: str) -> None:
+        self._tell(f"{stage}: waiting for the same computation ({holder})")
+
     def _find_data_at_home(self) -> None:
         """See that the worktree has its raw data.
 
@@ -239,7 +243,8 @@ class Retraining:
         if data.source in BUILT_IN:
             # Pinned by checksum, so it may come from the checkout's own download.
             os.environ.setdefault("INSTAR_DATASETS", str(self.home / "data" / "raw"))
-        elif not (self.root / data.path).exists():
+        # What a .dvc file tracks `fetch` brings.
+        elif not (self.root / data.path).exists() and not dvc_file_of(Path(data.path), self.root):
             raise TaskError(
                 f"data.path: {data.path} is in no commit, so a scheduled run cannot see it: "
                 f"`dvc add {data.path}`, commit the .dvc file, `dvc push`."

@@ -9,21 +9,24 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+# Seconds: a process' start is known no better.
+_CLOCK_STEP = 1.0
+
 
 def dvc_holders(root: Path | str) -> list[str]:
     """The DVC commands whose stages run in this checkout now, each with its process id."""
-    note = _read(_note(root)) or {}
-    return [
-        f"a DVC command with pid {pid}, started {_started(pid)}"
-        for pid in sorted({entry["pid"] for entry in _entries(note) if _alive(entry)})
-    ]
+    path = _note(root)
+    note = _read(path) or {}
+    found = {entry["pid"] for entry in _entries(note) if _alive(entry, path)}
+    return [f"a DVC command with pid {pid}, started {_started(pid)}" for pid in sorted(found)]
 
 
 def forget_the_dead(root: Path | str) -> None:
@@ -39,9 +42,9 @@ def forget_the_dead(root: Path | str) -> None:
         note = _read(path)
         if note is None:
             path.unlink(missing_ok=True)
-        elif not all(map(_alive, _entries(note))):
+        elif not all(_alive(entry, path) for entry in _entries(note)):
             scratch = path.with_name("rwlock.new")
-            scratch.write_text(json.dumps(_living(note)), encoding="utf-8")
+            scratch.write_text(json.dumps(_living(note, path)), encoding="utf-8")
             scratch.replace(path)
 
 
@@ -64,19 +67,26 @@ def _entries(note: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from readers
 
 
-def _living(note: dict[str, Any]) -> dict[str, Any]:
-    writers = {path: entry for path, entry in note.get("write", {}).items() if _alive(entry)}
-    readers = {path: list(filter(_alive, all_)) for path, all_ in note.get("read", {}).items()}
-    return {"write": writers, "read": {path: kept for path, kept in readers.items() if kept}}
+def _living(note: dict[str, Any], path: Path) -> dict[str, Any]:
+    def living(entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [entry for entry in entries if _alive(entry, path)]
+
+    writers = {what: entry for what, entry in note.get("write", {}).items() if living([entry])}
+    readers = {what: kept for what, all_ in note.get("read", {}).items() if (kept := living(all_))}
+    return {"write": writers, "read": readers}
 
 
-def _alive(entry: dict[str, Any]) -> bool:
-    """Whether the process is there, and a DVC: numbers are used again."""
+def _alive(entry: dict[str, Any], note: Path) -> bool:
+    """Whether the process is there and is that one: numbers are used again.
+
+    Who is noted began before the note was written. A `dvc` counts in any case.
+    """
     try:
-        words = Path(f"/proc/{entry['pid']}/cmdline").read_bytes().split(b"\0")
-    except OSError:
+        process = psutil.Process(entry["pid"])
+        known = any(re.search(r"(^|/)dvc$|dvc\.cli", word) for word in process.cmdline())
+        return known or process.create_time() <= note.stat().st_mtime + _CLOCK_STEP
+    except (psutil.Error, OSError):
         return False
-    return any(word == b"dvc" or word.endswith(b"/dvc") or b"dvc.cli" in word for word in words)
 
 
 def _started(pid: int) -> str:

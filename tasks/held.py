@@ -1,14 +1,19 @@
-"""A lock on a file that says who holds it, and that the kernel frees when the holder dies."""
+"""Locks on files: the kernel frees them when the holder dies, however it dies."""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import IO
+
+_taken: weakref.WeakSet[IO[str]] = weakref.WeakSet()
 
 
 class HeldError(Exception):
@@ -16,34 +21,83 @@ class HeldError(Exception):
 
 
 @contextmanager
-def held(path: Path, what: str, wait: bool = False) -> Iterator[None]:
-    """Hold the lock while the body runs.
+def held(
+    path: Path, what: str, wait: bool = False, on_wait: Callable[[str], object] | None = None
+) -> Iterator[None]:
+    """Hold the lock while the body runs; the file is there only so long.
 
     Args:
-        path: The file; it stays, empty.
+        path: The file.
         what: What this process does, told to those who find the lock taken.
         wait: Wait for the holder instead of refusing.
+        on_wait: Told who the holder is, before a wait.
 
     Raises:
         HeldError: Another process holds it and `wait` is false.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise HeldError(_holder(path)) from None
-        # A forked worker that outlives this process for a moment must not hold what it inherits.
-        os.register_at_fork(after_in_child=file.close)
+    file = take(path)
+    if file is None and not wait:
+        raise HeldError(_holder(path))
+    if file is None:
+        if on_wait is not None:
+            on_wait(_holder(path))
+        file = take(path, wait=True)
+    assert file is not None, "a wait ends with the lock"
+    with file:
         started = datetime.now().astimezone().isoformat(timespec="seconds")
-        file.seek(0)
-        file.truncate()
+        file.truncate(0)
         json.dump({"pid": os.getpid(), "started": started, "what": what}, file)
         file.flush()
         try:
             yield
         finally:
-            file.truncate(0)
+            # Not one that another has made anew since this one's was removed.
+            if is_at(path, file):
+                with contextlib.suppress(OSError):  # a disk that has become read-only
+                    path.unlink()
+
+
+def take(path: Path, wait: bool = False) -> IO[str] | None:
+    """Lock a file, made with its folders where it lacks; whoever closes it lets go.
+
+    Returns:
+        The open file; None if another process holds it and `wait` is false.
+    """
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file = path.open("a+", encoding="utf-8")
+        except FileNotFoundError:
+            continue  # a holder that ended has just removed the folder
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return None
+        if is_at(path, file):
+            _taken.add(file)
+            return file
+        file.close()  # the holder before removed it at its end: nobody else would see this lock
+
+
+def is_free(path: Path) -> bool:
+    """Whether nobody holds the lock."""
+    try:
+        with path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except FileNotFoundError:
+        pass
+    return True
+
+
+def is_at(path: Path, file: IO[str]) -> bool:
+    """Whether the open file is the one at `path`."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def _holder(path: Path) -> str:
@@ -52,3 +106,12 @@ def _holder(path: Path) -> str:
         return f"{record['what']} with pid {record['pid']}, started {record['started']}"
     except (OSError, ValueError, KeyError):
         return "another process"
+
+
+def _let_go() -> None:
+    for file in list(_taken):
+        file.close()
+
+
+# A forked worker that outlives its parent for a moment must not hold what it inherits.
+os.register_at_fork(after_in_child=_let_go)

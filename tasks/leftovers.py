@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import time
 from dataclasses import dataclass
@@ -10,7 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from tasks.errors import TaskError
-from tasks.shelf import RUNS, Shelf, has_ended
+from tasks.held import is_free
+from tasks.shelf import Shelf, has_ended, known_runs
 from tasks.workspace import sign_of_life
 
 STALE_DAYS = 14
@@ -39,8 +39,7 @@ def leftovers(root: str | Path) -> list[Leftover]:
 
 def _runs(root: Path) -> list[Leftover]:
     found = []
-    for path in sorted((root / RUNS).glob("*.json")):
-        run = path.stem
+    for run in known_runs(root):
         try:
             record = Shelf(root, run).load()
         except TaskError as problem:
@@ -66,7 +65,7 @@ def _lock(root: Path) -> list[Leftover]:
     path = root / ".instar" / "lock"
     try:
         holder = json.loads(path.read_text(encoding="utf-8"))
-        if not _free(path):
+        if not is_free(path):
             return [Leftover("running", f"{holder['what']} with pid {holder['pid']}")]
         what = f"the lock of {holder['what']} with pid {holder['pid']}, which was killed"
     except (OSError, ValueError, KeyError, TypeError):
@@ -79,7 +78,7 @@ def _worktrees(root: Path) -> list[Leftover]:
     return [
         Leftover("stale", f"worktree {place} of a killed run", "the next scheduled run removes it")
         for place in places
-        if place.is_dir() and _free(sign_of_life(place))
+        if place.is_dir() and is_free(sign_of_life(place))
     ]
 
 
@@ -96,14 +95,3 @@ def _checkpoints(root: Path) -> list[Leftover]:
             what = f"checkpoint {folder} ({size:.0f} MB, {days:.0f} days old)"
             found.append(Leftover("stale", what, f"`rm -r '{folder}'`, unless you go on with it"))
     return found
-
-
-def _free(lock: Path) -> bool:
-    try:
-        with lock.open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except FileNotFoundError:
-        pass
-    return True

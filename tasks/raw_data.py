@@ -9,12 +9,20 @@ from pathlib import Path
 from data.naming import escaped
 from tasks.errors import TaskError
 
+# Where DVC's cache, wherever it lies, has a file.
+_CACHED = "/files/md5/"
+_LINKED = (
+    "data.path: DVC has checked {} out as a link into its cache, and links out of the data are not "
+    "followed: `dvc config cache.type reflink,hardlink,copy`, then `dvc checkout --relink`."
+)
+
 
 def require_hashable(path: Path) -> None:
     """Refuse raw data that DVC cannot hash.
 
     DVC waits for ever on a pipe, and ends at a link to nothing, at a name that is no UTF-8 and at
-    what it may not read. `prepare` itself would only quarantine them.
+    what it may not read. `prepare` itself would only quarantine them; and so it would every file
+    that DVC has checked out as a link into its cache.
 
     Raises:
         TaskError: Names the first of them in the folder `path`, or `path` if it is no file itself.
@@ -28,6 +36,8 @@ def require_hashable(path: Path) -> None:
                 for entry in sorted(entries, key=lambda entry: entry.name):
                     if entry.is_dir(follow_symlinks=False):
                         folders.append(entry.path)
+                    elif entry.is_symlink() and _CACHED in os.path.realpath(entry.path):
+                        raise TaskError(_LINKED.format(escaped(entry.path)))
                     # A link to a folder is not followed.
                     elif not os.path.isdir(entry.path):
                         _require(entry.path, path)

@@ -61,7 +61,12 @@ class StageOutcome:
     key: str
 
 
-def run_stage(stage: str, root: Path | str, on_line: LineReader | None = None) -> StageOutcome:
+def run_stage(
+    stage: str,
+    root: Path | str,
+    on_line: LineReader | None = None,
+    on_wait: LineReader | None = None,
+) -> StageOutcome:
     """Bring one stage up to date, its upstream stages left as they are.
 
     The stage and everything it starts end with this process, whatever ends it.
@@ -70,13 +75,14 @@ def run_stage(stage: str, root: Path | str, on_line: LineReader | None = None) -
         stage: A stage of dvc.yaml.
         root: The checkout to run in.
         on_line: Called with every line that DVC and the stage print (not with the progress bar).
+        on_wait: Told who computes the very same at the moment, if somebody does: it waits for him.
 
     Raises:
         TaskError: The stage failed; the message is the stage's own explanation.
     """
     root = Path(root)
     started = time.monotonic()
-    status, lines = _repro(stage, root, on_line)
+    status, lines = _repro(stage, root, on_line, on_wait)
     if status != 0:
         raise TaskError(_why(stage, root, status, lines))
     cached = any(_UNCHANGED.match(line) for line in lines)
@@ -100,13 +106,29 @@ def planned_stages(root: Path | str) -> list[str]:
     matches = (_WOULD_RUN.match(line) for line in answer.stdout.splitlines())
     found = [match.group(1) for match in matches if match]
     if answer.returncode == 0:
-        return found
+        return _with_followers(found, Path(root))
     # In a fresh clone DVC stops at the first stage whose input is still to be made, or pulled.
     stopped = _STOPPED.search(answer.stdout)
     if not stopped or not (found or dvc_file_of(Path(stopped.group(2)), Path(root))):
         raise TaskError(f"dvc cannot plan the run: {dvc_complaint(answer.stdout)}")
     stages = list(read_yaml(Path(root) / "dvc.yaml")["stages"])
     return found + stages[stages.index(stopped.group(1)) :]
+
+
+def _with_followers(found: list[str], root: Path) -> list[str]:
+    """With what hangs on these stages: DVC lists only those whose own inputs have changed already.
+
+    Stages stand in dvc.yaml in their order.
+    """
+    listed: list[str] = []
+    changing: list[str] = []
+    for name, described in read_yaml(root / "dvc.yaml")["stages"].items():
+        deps = [dep for dep in described.get("deps", []) if isinstance(dep, str)]
+        if name in found or any(Path(dep).is_relative_to(out) for dep in deps for out in changing):
+            listed.append(name)
+            outs = described.get("outs", []) + described.get("metrics", [])
+            changing += [out for out in outs if isinstance(out, str)]
+    return listed
 
 
 def started(line: str) -> bool:
@@ -169,7 +191,9 @@ def dvc_complaint(output: str) -> str:
     return re.sub(r"^(ERROR|error):\s*", "", said)
 
 
-def _repro(stage: str, root: Path, on_line: LineReader | None) -> tuple[int, list[str]]:
+def _repro(
+    stage: str, root: Path, on_line: LineReader | None, on_wait: LineReader | None
+) -> tuple[int, list[str]]:
     """Let DVC run the stage when no other flow, in whatever worktree, computes the very same.
 
     What another has computed DVC then finds in its cache.
@@ -177,7 +201,7 @@ def _repro(stage: str, root: Path, on_line: LineReader | None) -> tuple[int, lis
     log = root / log_of(stage)
     log.parent.mkdir(parents=True, exist_ok=True)
     turn = root / ".instar" / "locks" / f"{stage}-{stage_key(stage, root)}.lock"
-    with held(turn, f"run of stage {stage}", wait=True):
+    with held(turn, f"run of stage {stage}", wait=True, on_wait=on_wait):
         forget_the_dead(root)
         # A former failure must not explain this one (the stage itself may never get to start).
         (root / complaint_of(stage)).unlink(missing_ok=True)

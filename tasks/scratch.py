@@ -8,7 +8,6 @@ come and go in one rename.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import shutil
@@ -18,6 +17,7 @@ from itertools import count
 from pathlib import Path
 
 from tasks.contents import hash_file
+from tasks.held import is_at, take
 
 _LOCK = "lock"
 _CHECKSUM_DIGITS = 16
@@ -31,15 +31,15 @@ def claimed(folder: Path) -> Iterator[Path]:
     `folder`, the first free one of `<folder>.2`, `<folder>.3`, … is given.
     """
     place, lock = next(
-        (place, lock) for place in _places(folder) if (lock := _lock(place)) is not None
+        (place, lock) for place in _places(folder) if (lock := take(place / _LOCK)) is not None
     )
     try:
         yield place
     finally:
         # Unless `discard` has removed it, and another process made it anew.
-        if _is(place / _LOCK, lock):
+        if is_at(place / _LOCK, lock):
             _remove_if_unused(place)
-        os.close(lock)
+        lock.close()
 
 
 def discard(folder: Path) -> None:
@@ -53,10 +53,10 @@ def discard(folder: Path) -> None:
     for other in (folder.with_name(name), *folder.parent.glob(f"{name}.*")):
         if not other.is_dir():
             continue
-        lock = _lock(other)
+        lock = take(other / _LOCK)
         if lock is not None:
             shutil.rmtree(other, ignore_errors=True)
-            os.close(lock)
+            lock.close()
 
 
 def keep(path: Path, content: bytes | memoryview) -> Path:
@@ -109,33 +109,6 @@ def _places(folder: Path) -> Iterator[Path]:
     yield folder
     for number in count(2):
         yield folder.with_name(f"{folder.name}.{number}")
-
-
-def _lock(folder: Path) -> int | None:
-    """Take the folder's lock, making both; None where another process has it."""
-    # Not flock: loader workers would inherit it and, for seconds, survive a stage that was killed.
-    while True:
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except FileNotFoundError:
-            continue  # a holder that ended has just removed the folder
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            os.close(lock)
-            return None
-        if _is(folder / _LOCK, lock):
-            return lock
-        os.close(lock)
-
-
-def _is(path: Path, opened: int) -> bool:
-    """Whether the file at `path` is the opened one."""
-    try:
-        return os.path.samestat(os.stat(path), os.fstat(opened))
-    except OSError:
-        return False
 
 
 def _remove_if_unused(folder: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import shutil
@@ -17,11 +16,12 @@ from typing import IO, Any, Literal
 
 from tasks.cache import files_of
 from tasks.errors import TaskError
+from tasks.held import take
 from tasks.tracking import flatten
 
 Status = Literal["running", "ran", "cached", "failed", "killed"]
 
-RUNS = Path(".instar") / "runs"
+_RUNS = Path(".instar") / "runs"
 # Seconds in which a run that has ended tidies up.
 _LAST_WORDS = 60.0
 # Too large, or not for MLflow's eyes (of the test); the rest of a stage's outputs is kept for it.
@@ -99,8 +99,8 @@ class Shelf:
     def __init__(self, root: Path, run_id: str):
         self.root = root
         self.run_id = run_id
-        self.path = root / RUNS / f"{run_id}.json"
-        self.folder = root / RUNS / run_id
+        self.path = root / _RUNS / f"{run_id}.json"
+        self.folder = root / _RUNS / run_id
         self.guard = threading.RLock()
 
     @property
@@ -110,14 +110,7 @@ class Shelf:
 
     def lock(self) -> IO[str] | None:
         """Held while this run goes on, by its process; None if another holds it."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(self.path.with_suffix(".lock"), "w")  # noqa: SIM115 - open while held
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.close()
-            return None
-        return file
+        return take(self.path.with_suffix(".lock"))
 
     def load(self) -> RunRecord | None:
         """The record as it was last saved; None if there is none.
@@ -197,6 +190,11 @@ class Shelf:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def known_runs(root: Path) -> list[str]:
+    """The runs of this checkout that have a record, oldest first."""
+    return [path.stem for path in sorted((root / _RUNS).glob("*.json"))]
+
+
 def has_ended(root: Path, run_id: str) -> bool:
     """Whether a run of this checkout is over, were it killed; False for one that it never had."""
     shelf = Shelf(root, run_id)
@@ -221,8 +219,8 @@ def was_killed(root: Path, run_id: str) -> bool:
 
 def ended_runs(root: Path) -> Iterator[tuple[Shelf, RunRecord]]:
     """The runs that are over, oldest first, each held while it is looked at."""
-    for path in sorted((root / RUNS).glob("*.json")):
-        shelf = Shelf(root, path.stem)
+    for run in known_runs(root):
+        shelf = Shelf(root, run)
         held = shelf.lock()
         if held is None:
             continue

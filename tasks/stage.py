@@ -36,6 +36,10 @@ PROGRESS_EVERY = 2.0
 INTERRUPTED = 130
 
 
+class _BusyError(TaskError):
+    """Another process writes the stage's outputs; a complaint file is then that one's to leave."""
+
+
 class Stage:
     """What a running stage has at hand.
 
@@ -143,7 +147,7 @@ def stage(name: str) -> Iterator[Stage]:
             _close(journal, "failed", message or repr(error))
             if message is None:
                 raise
-            _complain(name, message)
+            _complain(name, message, for_the_flow=not isinstance(error, _BusyError))
             sys.exit(1)
 
 
@@ -158,7 +162,7 @@ def _writing_alone(name: str) -> Iterator[None]:
         with held(STATE / f"{name}.lock", f"stage {name}"):
             yield
     except HeldError as other:
-        raise TaskError(
+        raise _BusyError(
             f"{ARTIFACTS / name} is busy: {other} writes there. Wait for its end, or end it first."
         ) from None
 
@@ -175,8 +179,10 @@ def _close(journal: Journal | None, status: str, message: str) -> None:
             journal.end(status, message)
 
 
-def _complain(name: str, message: str) -> None:
+def _complain(name: str, message: str, for_the_flow: bool) -> None:
     print(f"error: {message}", file=sys.stderr, flush=True)
+    if not for_the_flow:
+        return
     with contextlib.suppress(OSError):
         complaint_of(name).parent.mkdir(parents=True, exist_ok=True)
         complaint_of(name).write_text(message + "\n")

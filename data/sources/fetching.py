@@ -1,5 +1,6 @@
 """Finding or downloading the files of a built-in set, held to the checksums in data/pinned/."""
 
+import glob
 import hashlib
 import http.client
 import os
@@ -82,6 +83,7 @@ def download(url: str, to: Path, digest: Callable[[BufferedIOBase], str], expect
     """
     print(f"downloading {url} to {to}", file=sys.stderr)
     to.parent.mkdir(parents=True, exist_ok=True)
+    _drop_parts_of_the_dead(to)
     partial = to.with_name(f".{to.name}.{os.getpid()}.part")
     try:
         with (
@@ -97,3 +99,10 @@ def download(url: str, to: Path, digest: Callable[[BufferedIOBase], str], expect
         raise OSError(f"{url}: {error or type(error).__name__}") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _drop_parts_of_the_dead(to: Path) -> None:
+    """Remove what downloads left that were killed."""
+    for part in to.parent.glob(f".{glob.escape(to.name)}.*.part"):
+        if not Path("/proc", part.suffixes[-2][1:]).exists():
+            part.unlink(missing_ok=True)

@@ -43,11 +43,15 @@ with held(pathlib.Path("a.lock"), "forking"):
 """
 
 
+def bounds(project: Path) -> list[str]:
+    """Starts and ends of the stage's computations, in whatever workspace, in their order."""
+    (journal,) = (project / ".instar" / "journal").glob("prepare-*.jsonl")
+    events = [json.loads(line)["event"] for line in journal.read_text().splitlines()]
+    return [event for event in events if event in ("start", "end")]
+
+
 def computed(project: Path) -> int:
-    """How often the stage was computed, in whatever workspace."""
-    journals = (project / ".instar" / "journal").glob("prepare-*.jsonl")
-    events = [json.loads(line) for path in journals for line in path.read_text().splitlines()]
-    return sum(event["event"] == "start" for event in events)
+    return bounds(project).count("start")
 
 
 def assert_whole(project: Path) -> None:
@@ -71,6 +75,7 @@ def test_second_typed_stage_is_refused_and_the_first_goes_on(tmp_path):
     said, _ = second.communicate()
     assert second.returncode == 1
     assert f"artifacts/prepare is busy: stage prepare with pid {first.pid}, started" in said
+    assert not (project / ".instar/errors/prepare.txt").exists(), "it would explain the first's end"
     first.communicate()
     assert first.returncode == 0
     assert (project / "artifacts/prepare/result.txt").read_text() == "done"
@@ -184,4 +189,5 @@ def test_twenty_bare_stages_write_one_after_the_other_or_not(tmp_path):
     ends = ends_of([start(project, "work.py") for _ in range(20)])
     assert any(status == 0 for status, _ in ends)
     assert all(status == 0 or "is busy: stage prepare" in said for status, said in ends), ends
+    assert bounds(project) == ["start", "end"] * computed(project)
     assert (project / "artifacts/prepare/result.txt").read_text() == "done"

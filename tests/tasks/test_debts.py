@@ -15,6 +15,7 @@ from tasks.rebuilding import rebuild_versions
 from tasks.registry import judged_version, promotions
 from tasks.tracking import connect
 from tests.tasks.conftest import git, uri, write_artifacts
+from tests.tasks.test_gate import measure_on_new_test_set
 
 PIPELINE = """\
 stages:
@@ -57,9 +58,11 @@ def dvc(root, *arguments):
     subprocess.run([sys.executable, "-P", "-m", "dvc", *arguments], cwd=root, check=True)
 
 
-def run_that_could_not_push(root, run_id, **how):
+def run_that_could_not_push(root, run_id, measure=None, **how):
     """As `flows.steps` leaves it; returns the hash of its weights."""
     write_artifacts(root, **how)
+    if measure:
+        measure(root)
     dvc(root, "commit", "-q", "-f")
     with Publisher(root, run_id, uri(root)) as publisher:
         for stage in STAGES:
@@ -105,6 +108,17 @@ def test_a_version_that_was_judged_meanwhile_is_not_judged_again(tracked):
     assert settled.left == {}
     assert judged_version(tracked, uri(tracked)) == "1"
     assert [line["to"] for line in promotions(tracked)] == ["challenger", "champion"]
+
+
+def test_a_champion_of_another_test_set_is_scored_on_that_of_the_queued_run(tracked):
+    run_that_could_not_push(tracked, "run-1", seed=1)
+    run_that_could_not_push(tracked, "run-2", seed=2, right=118, measure=measure_on_new_test_set)
+    mend(tracked)
+    shutil.rmtree(tracked / "artifacts")
+    assert settle_debts(tracked, uri(tracked)).registered == {
+        "run-1": "tiny version 1: promoted",
+        "run-2": "tiny version 2: promoted",
+    }
 
 
 def test_versions_that_mlflow_lost_are_made_anew_where_they_stood(tracked, empty_database):

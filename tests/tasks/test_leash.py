@@ -60,3 +60,31 @@ def test_command_that_ends_leaves_nobody_behind(tmp_path):
         until(lambda: started(tmp_path), "the command did not start")
         assert leash.wait() == 0
     assert not processes_in(tmp_path)
+
+
+BORN_LATE = """\
+import pathlib, signal, subprocess, sys, time
+late = (
+    "import pathlib, signal, sys, time;"
+    "signal.signal(signal.SIGTERM, lambda *_: (pathlib.Path('asked').touch(), sys.exit()));"
+    "time.sleep(600)"
+)
+born = []
+def bear(*_):
+    if not born:
+        born.append(subprocess.Popen([sys.executable, "-c", late], start_new_session=True))
+signal.signal(signal.SIGTERM, bear)
+pathlib.Path("ready").touch()
+while True:
+    time.sleep(600)
+"""
+
+
+def test_child_born_while_the_others_end_is_asked_to_end_too(tmp_path):
+    with Leash([sys.executable, "-c", BORN_LATE], tmp_path, grace=2.0) as leash:
+        until((tmp_path / "ready").exists, "the command did not start")
+        os.close(leash._writing)  # as when this process dies
+        leash._writing = -1
+        leash.wait()
+    assert (tmp_path / "asked").exists()
+    assert not processes_in(tmp_path)

@@ -113,6 +113,23 @@ def test_a_cached_stage_makes_no_new_run_and_is_linked(project):
     assert parent.data.tags["cached.pretrain"] == run.info.run_id
 
 
+def test_a_run_that_waited_for_anothers_result_keeps_no_child_of_its_own(project):
+    with Publisher(project, "run-2", uri(project)) as waiting:
+        with Publisher(project, "run-1", uri(project)) as computing:
+            for publisher in (computing, waiting):
+                publisher.stage("pretrain", "k1", "running")
+            write_journal(project)
+            wait_until(lambda: len(runs(project, "tags.stage = 'pretrain'")) == 2)
+            computing.stage("pretrain", "k1", "ran")
+        waiting.stage("pretrain", "k1", "cached")
+    run = child(project)
+    (computed, waited) = (
+        runs(project, f"tags.`instar.run_id` = '{name}'")[0] for name in ("run-1", "run-2")
+    )
+    assert run.data.tags["mlflow.parentRunId"] == computed.info.run_id
+    assert waited.data.tags["cached.pretrain"] == run.info.run_id
+
+
 @pytest.mark.parametrize("journal", [True, False])
 def test_a_cached_stage_unknown_to_the_store_is_rebuilt(project, journal):
     if journal:

@@ -58,3 +58,14 @@ def test_a_socket_as_the_data_is_refused(raw, monkeypatch):
         listening.bind("socket")
         with pytest.raises(TaskError, match="a pipe, a socket or a device"):
             require_hashable(raw / "socket")
+
+
+def test_data_that_dvc_has_linked_into_its_cache_are_refused_with_the_remedy(raw, tmp_path):
+    cached = tmp_path / "cache" / "files" / "md5" / "ab" / "cdef"
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(b"pixels")
+    (raw / "ant" / "linked.png").symlink_to(cached)
+    with pytest.raises(
+        TaskError, match=r"linked\.png out as a link.*cache\.type reflink.*--relink"
+    ):
+        require_hashable(raw)

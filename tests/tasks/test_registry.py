@@ -1,11 +1,14 @@
 import json
 import shutil
+import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from tasks import registry
 from tasks.errors import TaskError
 from tasks.registry import explained, move, person, promotions, register, settle, standing
 from tasks.tracking import connect
@@ -56,6 +59,26 @@ def test_the_same_weights_make_no_second_version(project):
     back = write_artifacts(project, seed=0) or registered(project, "run-4")
     assert back.version == "1"
     assert (stage(project, "1"), stage(project, "2")) == ("Staging", "Archived")
+
+
+def test_the_same_weights_registered_at_the_same_time_make_one_version(project, monkeypatch):
+    for run_id in ("run-1", "run-2"):
+        publish(project, run_id)
+    find = registry.find_same
+
+    def find_slowly(*arguments):
+        found = find(*arguments)
+        time.sleep(1.0)
+        return found
+
+    monkeypatch.setattr(registry, "find_same", find_slowly)
+    with ThreadPoolExecutor() as pool:
+        both = [
+            pool.submit(register, project, run_id, uri(project), pushed=True)
+            for run_id in ("run-1", "run-2")
+        ]
+    assert sorted(one.result().created for one in both) == [False, True]
+    assert len(connect(uri(project)).search_model_versions("name = 'tiny'")) == 1
 
 
 def test_a_run_that_changed_nothing_leaves_no_branch(project):

@@ -52,6 +52,17 @@ def test_stages_behind_one_that_never_ran_are_planned_too(project):
     assert planned_stages(project) == ["copy", "copy_again"]
 
 
+def test_stages_behind_one_that_changed_are_planned_too(project):
+    with (project / "dvc.yaml").open("a") as file:
+        file.write("  copy_again:\n    cmd: cp output.txt again.txt\n")
+        file.write("    deps: [output.txt]\n    outs: [again.txt]\n")
+        file.write("  apart:\n    cmd: cp params.yaml apart.txt\n    outs: [apart.txt]\n")
+    for stage in ("copy", "copy_again", "apart"):
+        run_stage(stage, project)
+    (project / "input.txt").write_text("changed")
+    assert planned_stages(project) == ["copy", "copy_again"]
+
+
 def test_a_stage_whose_data_dvc_can_bring_is_planned_before_they_are_there(project):
     (project / "input.txt").unlink()
     with pytest.raises(TaskError, match=r"input\.txt"):
