@@ -138,23 +138,30 @@ def schedule(
     name: Annotated[str, typer.Option(help="Name of the deployment.")] = "scheduled",
     timezone: Annotated[str, typer.Option(help="Time zone of the cron line.")] = "UTC",
     work_pool: PoolOption = "instar",
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", "-S", metavar="KEY=VALUE", help="A setting of these runs alone."),
+    ] = None,
 ) -> None:
     """Retrain on a schedule.
 
-    Creates a Prefect deployment that `instar worker` serves.
+    Creates a Prefect deployment that `instar worker` serves. A run trains nothing if code, settings
+    and data are those of a run before. More deployments: prefect.yaml.
     """
     from flows.servers import PrefectServer
+    from flows.settings import require_valid
     from flows.steps import require_project
 
     root = Path.cwd()
     require_project(root)
+    require_valid(root, assignments or [])
     with PrefectServer(root) as server:
         # Prefect reads its settings at import: not before the server's address is known.
         from flows.scheduling import create_schedule, cron_schedule
 
         when = cron_schedule(cron, timezone)
         server.wait()
-        full_name = create_schedule(root, when, name, work_pool)
+        full_name = create_schedule(root, when, name, work_pool, assignments or [])
     pool = "" if work_pool == "instar" else f" --work-pool {work_pool}"
     print(f"{full_name} runs at '{cron}' ({timezone}), each time on HEAD in a worktree of its own.")
     print(f"Next: instar worker{pool}   (keep it running; a schedule fires only while it does)")

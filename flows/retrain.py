@@ -7,47 +7,95 @@ DVC is the one cache (`NO_CACHE` everywhere): a repeated run asks DVC again and 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-from prefect import Flow, flow, get_run_logger, task
+from prefect import Flow, State, flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
+from prefect.states import Completed
 
 from flows.dead_runs import mark_dead_runs
+from flows.model_limit import one_of_the_model
+from flows.run_page import show_on_page
+from flows.settings import change_settings
 from flows.steps import Retraining, new_run_id, require_project
-from tasks.errors import TaskError
+from tasks.data_revision import use_data_of
+from tasks.errors import ServerAwayError, TaskError
+from tasks.registry import explained
+from tasks.repetition import repeated_run, source_key
 from tasks.runner import STAGES
+from tasks.shelf import RunRecord
+from tasks.tracking import tracking_uri_of
 from tasks.workspace import isolated as isolated_workspace
 from tasks.workspace import locked
 
-if TYPE_CHECKING:
-    from tasks.gate import Verdict
-
 Result = TypeVar("Result")
+RETRY_SECONDS = 20.0
 
 
 # Named as the run is, so that `mark_dead_runs` finds it.
 @flow(name="retrain", flow_run_name=new_run_id, validate_parameters=False)
-def retrain(root: str, isolated: bool = True) -> dict[str, Any]:
+def retrain(
+    root: str,
+    isolated: bool = True,
+    data_revision: str | None = None,
+    method: str | None = None,
+    label_fraction: float | None = None,
+    draws: int | None = None,
+    seed: int | None = None,
+    settings: Sequence[str] = (),
+    force: bool = False,
+    stage_hours: float = 24.0,
+) -> Any:
     """Retrain in a worktree of HEAD (isolated) or in the checkout at `root` itself.
 
+    What a run varies goes into the tracked files of its worktree, so that its commit says so. Runs
+    of one model follow each other, whatever deployment they come from.
+
+    Args:
+        root: The checkout.
+        isolated: Work in a worktree of HEAD; the checkout itself cannot be varied.
+        data_revision: Commit, tag or branch whose raw data (`.dvc` file) to take; HEAD's if None.
+        method: `pretrain.method.name`.
+        label_fraction: `finetune.label_fraction`.
+        draws: `finetune.draws`: how many label draws, each a seed of its own.
+        seed: `pretrain.seed` and `finetune.seed`.
+        settings: Further `group.key=value`, as `instar set` takes them.
+        force: Run although nothing changed since a run whose model was judged.
+        stage_hours: After how long a stage is ended, its checkpoints kept.
+
     Returns:
-        What `flows.summary` shows: stages, metrics, registered version, verdict.
+        What `flows.summary` shows: stages, metrics, registered version, verdict. A state named
+        Skipped if nothing changed.
     """
     home = Path(root).resolve()
     require_project(home)
     run_id = flow_run.get_name() or new_run_id()
     tell = get_run_logger().info
+    assignments = [
+        *_assigned({"pretrain.method.name": method, "finetune.label_fraction": label_fraction}),
+        *_assigned({"finetune.draws": draws, "pretrain.seed": seed, "finetune.seed": seed}),
+        *settings,
+    ]
     if not isolated:
+        if assignments or data_revision:
+            raise TaskError("a run in the checkout is varied by `instar set`, not by parameters.")
         with locked(home, wait=True), Retraining(home, home, run_id, tell) as run:
-            return conduct(run)
-    with isolated_workspace(home, run_id) as place:
+            return conduct(run, stage_hours)
+    with one_of_the_model(home), isolated_workspace(home, run_id) as place:
+        for change in change_settings(place, assignments):
+            tell("%s", change)
+        if data_revision:
+            use_data_of(data_revision, place)
         require_project(place)
+        former = None if force else _repeated(place, home)
+        if former is not None:
+            return _skipped(former)
         with Retraining(place, home, run_id, tell) as run:
-            return conduct(run)
+            return conduct(run, stage_hours)
 
 
 def flow_in_checkout(run: Retraining) -> Flow[[str, str], dict[str, Any]]:
@@ -60,34 +108,51 @@ def flow_in_checkout(run: Retraining) -> Flow[[str, str], dict[str, Any]]:
     return named(retrain_here)
 
 
-def conduct(run: Retraining) -> dict[str, Any]:
+def conduct(run: Retraining, stage_hours: float | None = None) -> dict[str, Any]:
     """All steps in their order, each a Prefect task."""
     with contextlib.suppress(Exception):  # housekeeping, which must not cost the run
         for name in mark_dead_runs(run.home):
             get_run_logger().warning("run %s had been killed: marked as crashed", name)
     _step("fetch", run.fetch)
     for stage in STAGES:
-        outcome = _step(stage, partial(run.stage, stage))
+        outcome = _step(stage, partial(run.stage, stage), hours=stage_hours)
         get_run_logger().info("%s %s in %.0f s", stage, outcome.status, outcome.seconds)
     unpushed = _attempt("push", run.push)
     _step("snapshot", run.snapshot)
     _step("publish", run.publish)
     if unpushed is not None:
         raise unpushed  # all that can be kept is kept; registration needs the push
-    _step("register", run.register)
-    verdict = _step("gate", run.judge)
+    _step("register", run.register, retries=2)
+    verdict = _step("gate", run.judge, retries=2)
+    result = run.result()
     with contextlib.suppress(Exception):  # the model is registered, shown or not
-        _show_verdict(verdict)
-    return run.result()
+        show_on_page(result, verdict, run.tracking_uri)
+    return result
 
 
-def _step(name: str, do: Callable[[], Result]) -> Result:
+def _step(
+    name: str, do: Callable[[], Result], hours: float | None = None, retries: int = 0
+) -> Result:
     def step() -> Result:
         return do()
 
     # Its run's name too: Prefect would add a hash.
-    named = task(name=name, task_run_name=name, cache_policy=NO_CACHE, persist_result=False)
+    named = task(
+        name=name,
+        task_run_name=name,
+        cache_policy=NO_CACHE,
+        persist_result=False,
+        timeout_seconds=hours and hours * 3600,
+        retries=retries,
+        retry_delay_seconds=RETRY_SECONDS,
+        retry_condition_fn=_may_pass,
+    )
     return named(step)()
+
+
+def _may_pass(task: Any, run: Any, state: Any) -> bool:
+    """Whether a step that failed is worth another try: a server was away."""
+    return isinstance(state.result(raise_on_failure=False), ServerAwayError)
 
 
 def _attempt(name: str, do: Callable[[], object]) -> TaskError | None:
@@ -99,14 +164,23 @@ def _attempt(name: str, do: Callable[[], object]) -> TaskError | None:
     return None
 
 
-def _show_verdict(verdict: Verdict) -> None:
-    """Put the verdict on the flow run's page."""
-    from prefect.artifacts import create_markdown_artifact
+def _assigned(values: Mapping[str, Any]) -> list[str]:
+    return [f"{key}={value}" for key, value in values.items() if value is not None]
 
-    reasons = "\n".join(f"- {reason}" for reason in verdict.reasons)
-    again = ", as before" if verdict.repeated else ""
-    create_markdown_artifact(
-        f"# {verdict.name} version {verdict.version}: {verdict.outcome}{again}\n\n{reasons}\n",
-        key="verdict",
-        description=verdict.outcome,
+
+def _repeated(place: Path, home: Path) -> RunRecord | None:
+    """The run that this one would only repeat; None also where MLflow cannot be asked."""
+    try:
+        with explained(tracking_uri_of(home)) as client:
+            return repeated_run(source_key(place), home, client)
+    except TaskError:
+        return None
+
+
+def _skipped(former: RunRecord) -> State[None]:
+    said = (
+        f"Nothing changed since run {former.run_id}, which made {former.version}: code, settings "
+        "and data are the same. Not trained."
     )
+    get_run_logger().info(said)
+    return Completed(name="Skipped", message=said)

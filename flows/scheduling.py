@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,8 +26,14 @@ POOL = "instar"
 ENTRYPOINT = "flows/retrain.py:retrain"
 
 
-def create_schedule(root: Path, schedule: Schedule, name: str, pool: str) -> str:
-    """Create or change the deployment `retrain/<name>`; returns its full name."""
+def create_schedule(
+    root: Path, schedule: Schedule, name: str, pool: str, settings: Sequence[str] = ()
+) -> str:
+    """Create or change the deployment `retrain/<name>`, whose runs take `settings`.
+
+    Returns:
+        Its full name.
+    """
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 
@@ -40,7 +47,7 @@ def create_schedule(root: Path, schedule: Schedule, name: str, pool: str) -> str
         name=name,
         work_pool_name=pool,
         schedules=[schedule],
-        parameters={"root": str(root), "isolated": True},
+        parameters={"root": str(root), "isolated": True, "settings": list(settings)},
         # ENQUEUE: with CANCEL_NEW, late runs all start at once when a slot gets free.
         concurrency_limit=ConcurrencyLimitConfig(
             limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE

@@ -40,24 +40,42 @@ def change_settings(
     """
     path = root / "params.yaml"
     before = read_yaml(path)
-    yaml = _editor()
-    document = yaml.load(path.read_text(encoding="utf-8"))
+    text, after = _edited(root, assignments, preset)
+    changes = list(_differences(before, after))
+    if changes:
+        fresh = path.with_name(f".params.{os.getpid()}.yaml")
+        fresh.write_text(text, encoding="utf-8")
+        fresh.replace(path)
+    return changes
+
+
+def require_valid(root: Path, assignments: Iterable[str]) -> None:
+    """Refuse assignments that `change_settings` would refuse; writes nothing.
+
+    Raises:
+        TaskError: As `change_settings` does.
+        ModelError: So with an encoder that nobody knows.
+    """
+    _edited(root, assignments, None)
+
+
+def _edited(
+    root: Path, assignments: Iterable[str], preset: str | None
+) -> tuple[str, dict[str, Any]]:
+    """The text and the content of params.yaml as it would be, valid."""
+    path = root / "params.yaml"
+    document = _editor().load(path.read_text(encoding="utf-8"))
     if preset is not None:
         _merge(document, _read_preset(root, preset))
     for assignment in assignments:
         keys, value = _parse(assignment)
         _assign(document, keys, value)
-    _drop_strange_control(before, document)
+    _drop_strange_control(read_yaml(path), document)
     stream = io.StringIO()
-    yaml.dump(document, stream)
+    _editor().dump(document, stream)
     after = YAML(typ="safe", pure=True).load(stream.getvalue())
     require_presence(validate_params(after), root)
-    changes = list(_differences(before, after))
-    if changes:
-        fresh = path.with_name(f".params.{os.getpid()}.yaml")
-        fresh.write_text(stream.getvalue(), encoding="utf-8")
-        fresh.replace(path)
-    return changes
+    return stream.getvalue(), after
 
 
 def presets(root: Path) -> list[str]:

@@ -28,6 +28,7 @@ from tasks.presence import BUILT_IN, dvc_file_of
 from tasks.publisher import Publisher
 from tasks.raw_data import require_hashable
 from tasks.remote import fetch, push, require_dvc, restore
+from tasks.repetition import source_key
 from tasks.runner import StageOutcome, at_terminal, log_of, run_stage, started
 from tasks.tracking import shown, tracking_uri_of
 
@@ -193,7 +194,8 @@ class Retraining:
         assert self._version is not None, "the gate judges a registered version"
         self._verdict = judge(self.root, self._version.version, self.tracking_uri)
         assert self._publisher is not None, "steps run inside `with Retraining(...)`"
-        self._publisher.owe(self._version.commit, [])
+        made = f"{self._version.name}@{self._version.version}"
+        self._publisher.judged(self._version.commit, source_key(self.root), made)
         return self._verdict
 
     @property

@@ -36,6 +36,10 @@ class TaskError(Exception):
     """A problem the user can solve: the message says what is wrong and what to do."""
 
 
+class ServerAwayError(TaskError):
+    """A server did not answer as it should: later it may."""
+
+
 def explain(error: BaseException, places: Sequence[Path] = ()) -> str | None:
     """One sentence for a problem the user can solve; None for a bug.
 

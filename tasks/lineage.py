@@ -63,6 +63,19 @@ def stage_inputs(stage: str, root: str | Path = ".") -> dict[str, Any]:
     return {f"the command of {stage}": described["cmd"], **settings, **inputs}
 
 
+def outside_inputs(root: str | Path = ".") -> list[str]:
+    """The paths that stages read and none makes: raw data, code and locks, in order of name.
+
+    Raises:
+        TaskError: dvc.yaml uses a parameter that is missing.
+    """
+    params = _read_yaml(Path(root) / "params.yaml")
+    stages = _resolve(_read_yaml(Path(root) / "dvc.yaml").get("stages", {}), params)
+    outs = [*_paths(stages, "outs"), *_paths(stages, "metrics")]
+    deps = _paths(stages, "deps")
+    return sorted({dep for dep in deps if not any(Path(dep).is_relative_to(out) for out in outs)})
+
+
 def edited(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs between two answers of `stage_inputs`, by name."""
     return sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
@@ -255,6 +268,11 @@ def _settings(described: dict[str, Any]) -> Iterator[tuple[str, str]]:
                 yield from ((file, key) for key in keys or [])
         else:
             yield "params.yaml", entry
+
+
+def _paths(stages: dict[str, Any], kind: str) -> list[str]:
+    entries = [entry for described in stages.values() for entry in described.get(kind, [])]
+    return [os.path.normpath(next(iter(e)) if isinstance(e, dict) else e) for e in entries]
 
 
 def _deps(described: dict[str, Any], made: dict[str, str]) -> Iterator[str]:

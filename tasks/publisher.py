@@ -139,6 +139,12 @@ class Publisher:
             self._record.commit, self._record.owes = commit, debts
             self._shelf.save(self._record)
 
+    def judged(self, commit: str, source: str, version: str) -> None:
+        """Notes that nothing is left to be done; see `tasks.repetition`."""
+        with self._shelf.guard:
+            self._record.source, self._record.version = source, version
+            self.owe(commit, [])
+
     def __enter__(self) -> Publisher:
         return self
 

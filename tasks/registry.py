@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tasks import lineage, tracking
 from tasks.contents import digest
-from tasks.errors import TaskError
+from tasks.errors import ServerAwayError, TaskError
 from tasks.held import held
 from tasks.params import load_params
 from tasks.serving import log_served_model
@@ -286,7 +286,7 @@ class explained:
             said = tracking.shown(" ".join(str(error).split()))[:300]
             where = tracking.shown(self.uri)
             # Not `from error`: what it says may hold the password, and would be logged.
-            raise TaskError(
+            raise ServerAwayError(
                 f"MLflow at {where}: {said}. Check that it runs there, then try again."
             ) from None
 

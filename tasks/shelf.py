@@ -69,6 +69,8 @@ class RunRecord:
         delivered: MLflow has all of it.
         commit: What holds the run, once that is made.
         owes: What is still to be done with the commit, in this order: 'push', 'register'.
+        source: What it started from, see `tasks.repetition`; empty before the gate has judged it.
+        version: What it registered, as `NAME@VERSION`; empty likewise.
         stages: Its stages, by name.
     """
 
@@ -82,6 +84,8 @@ class RunRecord:
     delivered: bool = False
     commit: str | None = None
     owes: list[str] = field(default_factory=list)
+    source: str = ""
+    version: str = ""
     stages: dict[str, StageRecord] = field(default_factory=dict)
 
     def forget_arrivals(self) -> None:

@@ -50,6 +50,14 @@ def shown(text: str) -> str:
     return re.sub(r"(?<=://)[^\s'\"]*@", "", text)
 
 
+def run_page(tracking_uri: str, run: str) -> str | None:
+    """The address of a run's page; None where no server shows one."""
+    if not tracking_uri.startswith(("http://", "https://")):
+        return None
+    experiment = connect(tracking_uri).get_run(run).info.experiment_id
+    return f"{shown(tracking_uri).rstrip('/')}/#/experiments/{experiment}/runs/{run}"
+
+
 def connect(tracking_uri: str) -> MlflowClient:
     """A client that gives up on a dead server in seconds, not in MLflow's default minutes."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")

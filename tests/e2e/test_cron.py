@@ -1,5 +1,6 @@
 """A schedule really fires: Prefect server, process worker, and a registered version at the end."""
 
+import json
 import os
 import signal
 import subprocess
@@ -19,7 +20,7 @@ def project(tmp_path: Path) -> Path:
     return make_tiny_project(tmp_path / "project")
 
 
-def test_cron_deployment_fires_and_registers_a_version(project):
+def test_schedule_fires_skips_what_did_not_change_and_runs_what_was_varied(project):
     planned = instar(project, "schedule", "--cron", "* * * * *")
     assert planned.returncode == 0, planned.stdout + planned.stderr
     created, following = planned.stdout.splitlines()
@@ -33,21 +34,60 @@ def test_cron_deployment_fires_and_registers_a_version(project):
         stdout=subprocess.DEVNULL,
         start_new_session=True,
     )
-    try:
-        deadline = time.monotonic() + 1200
-        while not git(project, "tag", "--list", "instar/tiny/v1"):
+
+    def reach(what, happened):
+        deadline = time.monotonic() + 600
+        while not happened():
             assert worker.poll() is None, "the worker ended: " + _log(project)
-            assert time.monotonic() < deadline, "nothing was registered: " + _log(project)
+            assert time.monotonic() < deadline, f"{what}: " + _log(project)
             time.sleep(2)
+
+    try:
+        reach("nothing was registered", lambda: "v1" in versions(project))
+        reach("nothing was skipped", lambda: "Skipped" in states(project))
+        prefect(project, "deploy", "--all")
+        prefect(project, "deployment", "pause-schedules", "--all")
+        prefect(project, "deployment", "run", "retrain/on-demand", "-p", "label_fraction=0.2",
+                "-p", "draws=3", "-p", "settings=[\"gate.max_class_drop=1.0\"]")  # fmt: skip
+        reach("the varied run did not register", lambda: "v2" in versions(project))
+        shown = prefect(project, "artifact", "ls")
+        limits = prefect(project, "global-concurrency-limit", "ls")
     finally:
         os.killpg(worker.pid, signal.SIGINT)
         worker.wait(timeout=60)
 
-    run = git(project, "for-each-ref", "--format=%(refname:short)", "refs/heads/runs").split()[0]
-    assert "dvc.lock" in git(project, "ls-tree", "--name-only", run).split()
+    settings = git(project, "show", "instar/tiny/v2:params.yaml")
+    assert "label_fraction: 0.2" in settings and "draws: 3" in settings
+    assert "max_class_drop: 1.0" in settings
+    assert "instar-tiny" in limits and {"stages", "accuracy", "verdict"} <= set(shown.split())
+    assert "dvc.lock" in git(project, "ls-tree", "--name-only", "instar/tiny/v1").split()
+    assert len(list((project / ".instar" / "journal").glob("pretrain-*"))) == 1, "trained once"
     # It worked apart: the checkout itself has no artifacts and no edits.
     assert not (project / "artifacts").exists()
     assert git(project, "status", "--porcelain") == ""
+
+
+def versions(project):
+    return git(project, "tag", "--list", "instar/tiny/*").replace("instar/tiny/", "").split()
+
+
+def states(project):
+    ended = prefect(project, "flow-run", "ls", "--state-type", "COMPLETED", "-o", "json")
+    return {run["state"]["name"] for run in json.loads(ended)}
+
+
+def prefect(project, *arguments):
+    """Type `prefect …` against the server that the project's worker uses."""
+    address = (project / ".instar" / "prefect" / "server" / "address").read_text()
+    done = subprocess.run(
+        [sys.executable, "-m", "prefect", "--no-prompt", *arguments],
+        cwd=project,
+        env={**environment(project), "PREFECT_API_URL": address, "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 @pytest.mark.parametrize(

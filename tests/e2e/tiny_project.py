@@ -12,7 +12,7 @@ from flows.settings import change_settings
 
 HERE = Path(__file__).resolve().parents[2]
 ROOMS = ("flows", "tasks", "models", "data")
-FILES = ("dvc.yaml", "params.yaml", "requirements.lock", ".gitignore", ".dvcignore")
+FILES = ("dvc.yaml", "params.yaml", "prefect.yaml", "requirements.lock", ".gitignore", ".dvcignore")
 SETTINGS = (
     "data.source=npz",
     "data.path=digits.npz",

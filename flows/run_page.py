@@ -1,0 +1,49 @@
+"""What the page of a flow run shows in Prefect: verdict, stages, links."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tasks.tracking import run_page
+
+if TYPE_CHECKING:
+    from tasks.gate import Verdict
+
+
+def show_on_page(result: dict[str, Any], verdict: Verdict, tracking_uri: str) -> None:
+    """Put a run's verdict, its stages with the main numbers, and a link to MLflow on its page."""
+    from prefect.artifacts import (
+        create_link_artifact,
+        create_markdown_artifact,
+        create_table_artifact,
+    )
+
+    reasons = "\n".join(f"- {reason}" for reason in verdict.reasons)
+    again = ", as before" if verdict.repeated else ""
+    create_markdown_artifact(
+        f"# {verdict.name} version {verdict.version}: {verdict.outcome}{again}\n\n{reasons}\n",
+        key="verdict",
+        description=verdict.outcome,
+    )
+    create_table_artifact(
+        [
+            {"stage": stage["stage"], "status": stage["status"], "seconds": round(stage["seconds"])}
+            for stage in result["stages"]
+        ],
+        key="stages",
+        description="cached: unchanged, or restored from DVC's cache",
+    )
+    metrics = result["metrics"]
+    rows = {"pretrained": metrics["pretrained"]["accuracy"], "gain": metrics["gain"]}
+    rows["from scratch"] = metrics["scratch"]["accuracy"]
+    create_table_artifact(
+        [
+            {"what": what, **{k: row[k] for k in ("mean", "low", "high")}}
+            for what, row in rows.items()
+        ],
+        key="accuracy",
+        description=f"on the test set, with {metrics['labels']} labels; 95% intervals",
+    )
+    page = run_page(tracking_uri, result["registered"]["run"])
+    if page:
+        create_link_artifact(page, link_text="The run in MLflow", key="mlflow")
