@@ -46,7 +46,7 @@ def test_schedule_fires_skips_what_did_not_change_and_runs_what_was_varied(proje
         reach("nothing was registered", lambda: "v1" in versions(project))
         reach("nothing was skipped", lambda: "Skipped" in states(project))
         prefect(project, "deploy", "--all")
-        prefect(project, "deployment", "pause-schedules", "--all")
+        prefect(project, "deployment", "schedule", "pause", "--all")
         prefect(project, "deployment", "run", "retrain/on-demand", "-p", "label_fraction=0.2",
                 "-p", "draws=3", "-p", "settings=[\"gate.max_class_drop=1.0\"]")  # fmt: skip
         reach("the varied run did not register", lambda: "v2" in versions(project))
