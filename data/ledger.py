@@ -13,6 +13,11 @@ from data.reasons import DUPLICATE, SAME_PIXELS, kind_of
 from data.sources import Sample, Split
 
 
+def id_of(source: str) -> str:
+    """The short name of a sample, made of its source's name alone."""
+    return hashlib.blake2b(source.encode(), digest_size=8).hexdigest()
+
+
 class Refused(NamedTuple):
     """A sample without pixels in the store."""
 
@@ -104,10 +109,7 @@ class Ledger:
 
     def ids(self) -> list[str]:
         """A short name of each row, made of its source's name alone: 16 hex digits."""
-        return [
-            hashlib.blake2b(source.encode(), digest_size=8).hexdigest()
-            for source in self._all_sources()
-        ]
+        return list(map(id_of, self._all_sources()))
 
     def table(self, splits: np.ndarray) -> pa.Table:
         """The index as it is stored.

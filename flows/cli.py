@@ -25,6 +25,7 @@ app = typer.Typer(
 GATE_SAID_NO = 3
 INTERRUPTED = 130
 
+VERSION_HELP = "A registered version by number or alias: NAME@3, NAME@production."
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 PoolOption = Annotated[str, typer.Option(help="The Prefect work pool.")]
 
@@ -182,6 +183,56 @@ def worker(work_pool: PoolOption = "instar") -> None:
         print(f"Serving work pool {work_pool!r}. Prefect UI: {server.ui}", flush=True)
         print("Lines of the worker: .instar/logs/worker.log. Ctrl-C ends it.", flush=True)
         raise typer.Exit(serve(root, work_pool, server))
+
+
+@app.command(
+    epilog="Example:  instar predict instar-fashion-mnist@production --input new/ "
+    "--output labels.parquet"
+)
+def predict(
+    version: Annotated[str, typer.Argument(metavar="NAME@VERSION", help=VERSION_HELP)],
+    place: Annotated[
+        str, typer.Option("--input", "-i", help="Folder, .tar, .zip or s3://bucket/prefix.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The Parquet file to write.")],
+    batch_size: Annotated[int, typer.Option(min=1, help="Images in memory at once.")] = 256,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Add a column for each class.")
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Label images by a registered version.
+
+    Needs no checkout: MLFLOW_TRACKING_URI says where the version is (AWS_* and AWS_ENDPOINT_URL_S3
+    where the images are in a bucket). Killed and started again, it goes on where it was.
+    """
+    from flows.predicting import predict_all, show
+
+    result = predict_all(version, place, output, batch_size, probabilities)
+    if as_json:
+        print(json.dumps(result, indent=2))
+    else:
+        from rich.console import Console
+
+        show(result, Console())
+
+
+@app.command(epilog="Example:  instar export instar-fashion-mnist@production --to weights --onnx")
+def export(
+    version: Annotated[str, typer.Argument(metavar="NAME@VERSION", help=VERSION_HELP)],
+    to: Annotated[Path, typer.Option(help="The folder to write, new or empty.")],
+    onnx: Annotated[bool, typer.Option("--onnx", help="Also the whole classifier.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Write a version's weights for use elsewhere.
+
+    The encoder as safetensors (for timm, where it is timm's); with --onnx the whole classifier as
+    ONNX, held to torch's answers.
+    """
+    from flows.exporting import export_version, show
+
+    result = export_version(version, to, onnx)
+    print(json.dumps(result, indent=2) if as_json else show(result))
 
 
 @app.command(epilog="Example:  instar doctor")

@@ -75,6 +75,7 @@ def evaluate(
     frozen = _judge_encoder(params, encoder, learned, store, test, progress)
     calibration = measures.calibration(shown, test.labels, params.bins)
     metrics = _metrics(learned, test, predicted, calibration) | frozen
+    metrics["abstention"] = _abstention(learned["abstention"], shown, test)
 
     _write_predictions(out / "predictions.parquet", test, shown, predicted)
     _write_plots(out / "plots", store.classes, test, predicted, calibration)
@@ -190,6 +191,16 @@ def _metrics(
         "test_digest": test.digest,
     }
     return _rounded(metrics)
+
+
+def _abstention(
+    found: dict[str, Any] | None, shown: NDArray[np.float32], test: TestSet
+) -> dict[str, Any] | None:
+    """What finetune found within its labels, and how well it holds; null if it never abstains."""
+    if found is None:
+        return None
+    kept = measures.answers(shown, test.labels, found["threshold"])
+    return _rounded({**found, "answered": kept.coverage, "accuracy": kept.accuracy})
 
 
 def _scores(metrics: dict[str, Any]) -> dict[str, Any]:
@@ -318,10 +329,16 @@ def _rounded(content: Any) -> Any:
 if __name__ == "__main__":
     with stage("evaluate") as run:
         found = evaluate(run.params.evaluate, ARTIFACTS, run.out, run.progress)
+        answers = {
+            f"abstention/{name}": value
+            for name in ("answered", "accuracy")
+            if (value := (found["abstention"] or {}).get(name)) is not None
+        }
         numbers = {
             "pretrained/accuracy": found["pretrained"]["accuracy"]["mean"],
             "scratch/accuracy": found["scratch"]["accuracy"]["mean"],
             "gain": found["gain"]["mean"],
+            **answers,
             **{k: found[k] for k in ("balanced_accuracy", "macro_f1", "ece", "knn", "linear")},
         }
         run.journal.metrics(numbers, step=0)

@@ -4,6 +4,8 @@ Both arms get the same learner, labels and number of steps; they differ in the e
 start from, and `finetune.control` may give the control settings that suit it better. Label draws
 differ in their labels and their seed; in their seed alone where no more labels are there than
 wanted.
+
+What the served model is not sure enough of it does not answer: see `tasks.calibration`.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from typing import Any
 from data.randomness import keyed_seed
 from data.splits import draw_labels
 from data.store import PackedStore
-from models.learners import FinetuneParams
+from tasks.calibration import ARM as REFIT
+from tasks.calibration import find_abstention, plan_refits
 from tasks.draws import label_overlap
 from tasks.fitting import PRETRAINED, STORE, Fit, Standing, fit_all
 from tasks.stage import Stage, stage
@@ -28,21 +31,28 @@ def finetune(run: Stage) -> None:
     params = run.params.finetune
     store = PackedStore.open(STORE)
     fits = list(_fits(run, store))
+    # The first is the one that will be served.
+    refits = plan_refits(fits[0], store) if params.abstain_target else []
+    work = [*fits, *(refit.fit for refit in refits)]
     losses: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    steps = params.learner.steps if isinstance(params.learner, FinetuneParams) else 1
-    total = len(fits) * steps
+    total = sum(fit.steps for fit in work)
 
     def show(now: Standing) -> None:
-        shown = f"step {now.step}/{steps} · loss {now.loss:.2f}" if now.step else ""
+        shown = f"step {now.step}/{now.fit.steps} · loss {now.loss:.2f}" if now.step else ""
         run.progress(f"{now.fit.arm}, draw {now.fit.draw + 1}", now.done, total, shown)
 
     run.progress("learning from labels", 0, total)
-    for fit, rows in fit_all(fits, params.workers, show, run.note):
+    for fit, rows in fit_all(work, params.workers, show, run.note):
         losses[fit.arm, fit.draw] = rows
+        if fit.arm == REFIT:
+            continue
         for row in rows:
             run.journal.metrics({f"{fit.arm}/loss_draw_{fit.draw + 1}": row["loss"]}, row["step"])
     run.progress("learned from labels", total, total)
-    _describe(run, store, fits)
+    abstention = None
+    if params.abstain_target:
+        abstention = find_abstention(fits[0], refits, store, params.abstain_target)
+    _describe(run, store, fits, abstention)
     history = [row for fit in fits for row in losses[fit.arm, fit.draw]]
     run.write_csv("history.csv", history)
     last = {f"{f.arm}_loss": losses[f.arm, f.draw][-1]["loss"] for f in fits if f.draw == 0}
@@ -65,7 +75,9 @@ def _drawn(fits: list[Fit]) -> list[list[int]]:
     return [fit.rows for fit in fits if fit.arm == ARMS[0]]
 
 
-def _describe(run: Stage, store: PackedStore, fits: list[Fit]) -> None:
+def _describe(
+    run: Stage, store: PackedStore, fits: list[Fit], abstention: dict[str, Any] | None
+) -> None:
     """learners.json: all that is needed to use the classifiers without this stage's settings."""
     pretrained = json.loads((PRETRAINED / "encoder.json").read_text())
     arms = {
@@ -88,6 +100,7 @@ def _describe(run: Stage, store: PackedStore, fits: list[Fit]) -> None:
         "learner": params.learner.model_dump(mode="json"),
         "augmentation": params.augmentation.model_dump(mode="json"),
         "control": params.control.model_dump(mode="json"),
+        "abstention": abstention,
         "arms": arms,
     }
     run.write_json("learners.json", described)

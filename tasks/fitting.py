@@ -26,6 +26,7 @@ import torch
 from data.augment import build_augmenter
 from data.store import PackedStore
 from models.encoders import Encoder, build_encoder
+from models.learners import FinetuneParams as FineTuning
 from models.learners import fit_classifier
 from models.params import EncoderParams
 from models.weights import load_weights, save_weights
@@ -61,6 +62,12 @@ class Fit:
     def weights(self) -> str:
         """Where its weights go, below the stage's folder."""
         return f"classifiers/{self.arm}-{self.draw}.safetensors"
+
+    @property
+    def steps(self) -> int:
+        """How many it takes; a learner without steps takes one."""
+        learner = self.params.learner
+        return learner.steps if isinstance(learner, FineTuning) else 1
 
     @property
     def record(self) -> Path:
@@ -212,6 +219,6 @@ def _recall(fit: Fit, note: Callable[[str], None]) -> History | None:
 def _encoder(fit: Fit, shape: dict[str, Any]) -> Encoder:
     described = json.loads((PRETRAINED / "encoder.json").read_text())
     encoder = build_encoder(EncoderParams(**described["encoder"]), **shape, seed=fit.seed)
-    if fit.arm == "pretrained":
+    if fit.arm != "scratch":
         load_weights(encoder, PRETRAINED / "encoder.safetensors")
     return encoder

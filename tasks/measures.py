@@ -40,6 +40,21 @@ class Calibration:
     ece: float
 
 
+@dataclass(frozen=True)
+class Answers:
+    """What a model that abstains below a confidence does: share answered, and right of these."""
+
+    coverage: float
+    accuracy: float | None
+
+
+def answers(probabilities: NDArray[np.floating], actual: Ints, threshold: float | None) -> Answers:
+    """Judge the answers of at least this confidence; null lets none through."""
+    given = probabilities.max(1) >= (np.inf if threshold is None else threshold)
+    right = probabilities.argmax(1) == actual
+    return Answers(float(given.mean()), float(right[given].mean()) if given.any() else None)
+
+
 def confusion_matrix(actual: Ints, predicted: Ints, classes: int) -> Ints:
     """Count images (K, K): row is the actual class, column the predicted one."""
     counts = np.bincount(actual * classes + predicted, minlength=classes * classes)

@@ -72,6 +72,13 @@ class FinetuneParams(Group):
         description="Keys of `learner` and `augmentation` that differ for the same learner from "
         "scratch, so that it can be tuned on its own.",
     )
+    abstain_target: float = Field(
+        0.95,
+        ge=0,
+        lt=1,
+        description="Share of its answers that is to be right: the served model answers as many "
+        "images as its own labels say it may and abstains from the others; 0 never abstains.",
+    )
     workers: int = Field(2, ge=1, description="Fits side by side; never changes the result.")
     threads: int = Field(1, ge=1, description="Threads a fit; part of the result's last bits.")
 

@@ -264,8 +264,9 @@ def person(root: str | Path = ".") -> str:
 
 
 def find_same(client: MlflowClient, name: str, tags: Mapping[str, str]) -> ModelVersion | None:
-    """The version of the same weights, judged on the same test set."""
-    same = [f"tags.{key} = '{tags[key]}'" for key in ("weights", "test_digest")]
+    """The version of the same weights and abstention, judged on the same test set."""
+    parts = ("weights", "test_digest", "abstains_below")
+    same = [f"tags.{key} = '{tags[key]}'" for key in parts]
     found = client.search_model_versions(" and ".join([f"name = '{name}'", *same]))
     return min(found, key=lambda version: int(version.version), default=None)
 
@@ -373,6 +374,9 @@ def _evaluation_tags(root: Path) -> dict[str, str]:
             f"{EVALUATE}/metrics.json is missing or broken: run `dvc repro evaluate`."
         ) from None
     tags = {"test_digest": str(metrics["test_digest"]), "labels": str(metrics["labels"])}
+    # Part of what a model is: the same weights that abstain elsewhere are another.
+    abstention = metrics.get("abstention") or {}
+    tags["abstains_below"] = str(abstention.get("threshold", "never")).lower()
     measured = {
         "accuracy": metrics["pretrained"]["accuracy"],
         "scratch_accuracy": metrics["scratch"]["accuracy"],

@@ -1,4 +1,4 @@
-"""The model that MLflow serves: images or paths in, labels and probabilities out.
+"""The model that MLflow serves: images or paths in; labels, confidence and probabilities out.
 
 The logged model is data and source code: weights (safetensors), a description (JSON) and the code
 rooms that rebuild the classifier from them. No pickle is written or read. This very file is part of
@@ -7,12 +7,13 @@ it: MLflow calls `_load_pyfunc` with the folder of the weights.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,63 +29,111 @@ if TYPE_CHECKING:
 FINETUNE = Path("artifacts/finetune")
 # Chosen before any test label is seen.
 ARM, DRAW = "pretrained", 0
+# What a model's folder holds.
+DESCRIPTION, WEIGHTS = "classifier.json", "classifier.safetensors"
 # Images decoded at once: bounds the memory for a long list of paths, whatever their size.
 BATCH, BATCH_BYTES = 512, 64 << 20
 
 
 class ServedModel:
-    """A classifier with its class names, as `mlflow.pyfunc.load_model` gives it."""
+    """A classifier with its class names, as `mlflow.pyfunc.load_model` gives it.
 
-    def __init__(self, classifier: Classifier, classes: Sequence[str], size: int, channels: int):
+    Attributes:
+        abstention: Below which confidence it abstains; see `tasks.calibration`. Versions made
+            before there was such a thing have none and never abstain.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        classes: Sequence[str],
+        size: int,
+        channels: int,
+        abstention: Mapping[str, Any] | None = None,
+    ):
         self.classifier = classifier
         self.classes = list(classes)
         self.size = size
         self.channels = channels
+        self.abstention = abstention
 
     def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Classifies images of any number and size.
 
         Args:
             model_input: Array (N, H, W) or (N, H, W, C) of pixels (uint8, or floats in [0, 1]);
-                or image paths: a list, an array of str, or a DataFrame with a column ``path``.
-                Every image is brought to the training size as it was for training.
+                or image paths: a list, an array of str, or a DataFrame with a column ``path``; or
+                a DataFrame with a column ``image`` of encoded images (bytes, or base64 as JSON
+                needs it). Every image is brought to the training size as it was for training.
             params: ``{"embedding": True}`` adds the encoder's features.
 
         Returns:
-            One row an image: ``label``, ``prob_<class>`` for each class and, if asked for,
-            ``embedding`` (a list of D numbers).
+            One row an image: ``label`` (null where the model abstains), ``guess`` (its best class
+            all the same), ``confidence``, ``abstained``, ``prob_<class>`` for each class and, if
+            asked for, ``embedding`` (a list of D numbers).
 
         Raises:
             DataError: The input is neither, or an image cannot be read; it is named.
         """
-        import numpy as np
         import pandas as pd
+
+        source = _images_or_files(model_input)
+        embedding = bool((params or {}).get("embedding"))
+        parts = [
+            self.classify(self._canvases(source[start : start + self.most], start), embedding)
+            for start in range(0, max(1, len(source)), self.most)
+        ]
+        return pd.concat([pd.DataFrame(part) for part in parts], ignore_index=True)
+
+    @property
+    def most(self) -> int:
+        """How many images are to be classified at once."""
+        from data.shards import images_within
+
+        return min(BATCH, images_within(BATCH_BYTES, self.size, self.channels))
+
+    def classify(self, canvases: np.ndarray, embedding: bool = False) -> dict[str, Any]:
+        """The columns of `predict` for images of the training size.
+
+        Args:
+            canvases: uint8 (N, size, size, C), as `data.reading.to_canvas` makes them.
+            embedding: Whether to add the encoder's features.
+        """
+        import numpy as np
         import torch
 
-        from data.shards import images_within
         from models.extraction import extract_features
 
-        source = _images_or_paths(model_input)
-        most = min(BATCH, images_within(BATCH_BYTES, self.size, self.channels))
-        probabilities = np.empty((0, len(self.classes)), np.float32)
-        embeddings: list[list[float]] = []
-        for start in range(0, len(source), most):
-            batch = torch.from_numpy(self._canvases(source[start : start + most], start))
-            part = self.classifier.predict_proba(batch).numpy()
-            probabilities = np.concatenate([probabilities, part])
-            if (params or {}).get("embedding"):
-                embeddings += extract_features(self.classifier.encoder, batch).tolist()
+        batch = torch.from_numpy(canvases)
+        probabilities = self.classifier.predict_proba(batch).numpy()
+        guess = [self.classes[best] for best in probabilities.argmax(axis=1)]
+        confidence = probabilities.max(axis=1, initial=0)
+        abstained = self._too_low(confidence)
         columns: dict[str, Any] = {
-            "label": [self.classes[best] for best in probabilities.argmax(axis=1)]
+            "label": np.array(
+                [None if out else name for name, out in zip(guess, abstained, strict=True)], object
+            ),
+            "guess": np.array(guess, object),
+            "confidence": confidence,
+            "abstained": abstained,
         }
         for position, name in enumerate(self.classes):
             columns[f"prob_{name}"] = probabilities[:, position]
-        if (params or {}).get("embedding"):
-            columns["embedding"] = embeddings
-        return pd.DataFrame(columns)
+        if embedding:
+            columns["embedding"] = extract_features(self.classifier.encoder, batch).tolist()
+        return columns
 
-    def _canvases(self, batch: np.ndarray | list[str], first: int) -> np.ndarray:
-        """Images or paths as the packed store would hold them: uint8 (N, size, size, C)."""
+    def _too_low(self, confidence: np.ndarray) -> np.ndarray:
+        import numpy as np
+
+        if self.abstention is None:
+            return np.zeros(len(confidence), bool)
+        threshold = self.abstention["threshold"]
+        # Null: so few labels promise the target of no confidence.
+        return np.ones(len(confidence), bool) if threshold is None else confidence < threshold
+
+    def _canvases(self, batch: np.ndarray | list[str] | list[bytes], first: int) -> np.ndarray:
+        """Images or files as the packed store would hold them: uint8 (N, size, size, C)."""
         import numpy as np
 
         from data.errors import DataError
@@ -93,11 +142,15 @@ class ServedModel:
         canvases = []
         for position, item in enumerate(batch, start=first):
             try:
-                image = decode(read_file(Path(item))) if isinstance(item, str) else item
+                image: Any = item
+                if isinstance(item, str | bytes):
+                    image = decode(item if isinstance(item, bytes) else read_file(Path(item)))
                 canvases.append(to_canvas(image, self.size, self.channels))
             except (DataError, OSError) as error:
                 name = item if isinstance(item, str) else f"image {position}"
                 raise DataError(f"{name}: {error}") from error
+        if not canvases:
+            return np.empty((0, self.size, self.size, self.channels), np.uint8)
         return np.stack(canvases)
 
 
@@ -106,7 +159,7 @@ def build_served_model(description: dict[str, Any], weights: Path) -> ServedMode
 
     Args:
         description: What finetune's learners.json says: classes, size, channels, mean, std,
-            encoder, learner.
+            encoder, learner, and abstention where it has one.
         weights: A safetensors file of a classifier.
 
     Raises:
@@ -132,7 +185,8 @@ def build_served_model(description: dict[str, Any], weights: Path) -> ServedMode
     classifier = build_classifier(learner, encoder, len(classes))
     load_weights(classifier, weights)
     classifier.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    return ServedModel(classifier, classes, description["size"], description["channels"])
+    shape = description["size"], description["channels"]
+    return ServedModel(classifier, classes, *shape, description.get("abstention"))
 
 
 def log_served_model(client: MlflowClient, run: str, root: Path, name: str) -> str:
@@ -179,7 +233,7 @@ def log_served_model(client: MlflowClient, run: str, root: Path, name: str) -> s
 
 
 def served_signature(classes: Sequence[str]) -> ModelSignature:
-    """What MLflow shows and checks: any array or paths in, one row of probabilities an image out.
+    """What MLflow shows and checks: any array or paths in, one row of answers an image out.
 
     Found by trying MLflow 3.17: of its schemas only an unnamed tensor of objects of shape (-1,)
     lets arrays of any rank and size and tables of paths through, and it still refuses a list of
@@ -191,7 +245,12 @@ def served_signature(classes: Sequence[str]) -> ModelSignature:
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
     from mlflow.types.schema import Array
 
-    outputs: list[ColSpec | TensorSpec] = [ColSpec(DataType.string, "label")]
+    outputs: list[ColSpec | TensorSpec] = [
+        ColSpec(DataType.string, "label", required=False),
+        ColSpec(DataType.string, "guess"),
+        ColSpec(DataType.float, "confidence"),
+        ColSpec(DataType.boolean, "abstained"),
+    ]
     outputs += [ColSpec(DataType.float, f"prob_{name}") for name in classes]
     outputs += [ColSpec(Array(DataType.float), "embedding", required=False)]
     signature = ModelSignature(
@@ -220,21 +279,35 @@ def _unadvised() -> Iterator[None]:
         yield
 
 
+def load_served_model(folder: Path) -> ServedModel:
+    """The model in a folder as `log_served_model` leaves it, built by the code that is installed.
+
+    Raises:
+        ModelError: The weights are of another model.
+    """
+    description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    return build_served_model(description, folder / WEIGHTS)
+
+
 def _load_pyfunc(data_path: str) -> ServedModel:
-    folder = Path(data_path)
-    description = json.loads((folder / "classifier.json").read_text(encoding="utf-8"))
-    return build_served_model(description, folder / "classifier.safetensors")
+    return load_served_model(Path(data_path))
 
 
-def _images_or_paths(model_input: Any) -> np.ndarray | list[str]:
+def _images_or_files(model_input: Any) -> np.ndarray | list[str] | list[bytes]:
+    """Pixels, paths, or encoded images."""
     import numpy as np
     import pandas as pd
 
     from data.errors import DataError
 
     if isinstance(model_input, pd.DataFrame):
+        if "image" in model_input.columns:
+            return [_encoded(item, place) for place, item in enumerate(model_input["image"])]
         if "path" not in model_input.columns:
-            raise DataError("a table of images needs a column 'path' with the image files")
+            raise DataError(
+                "a table of images needs a column 'path' with the image files, or 'image' with "
+                "their content"
+            )
         model_input = model_input["path"].tolist()
     if isinstance(model_input, str | Path):
         model_input = [model_input]
@@ -252,13 +325,27 @@ def _images_or_paths(model_input: Any) -> np.ndarray | list[str]:
     return array
 
 
+def _encoded(item: object, place: int) -> bytes:
+    from data.errors import DataError
+
+    try:
+        if isinstance(item, str):
+            return base64.b64decode(item, validate=True)
+    except ValueError as error:
+        raise DataError(f"image {place}: not base64 ({error})") from error
+    if not isinstance(item, bytes):
+        raise DataError(f"image {place}: neither bytes nor base64, but {type(item).__name__}")
+    return item
+
+
 def _copy_weights(root: Path, description: dict[str, Any], target: Path) -> Path:
     target.mkdir()
     chosen = next(fit for fit in description["arms"][ARM] if fit["draw"] == DRAW)
-    shutil.copyfile(root / FINETUNE / chosen["weights"], target / "classifier.safetensors")
+    shutil.copyfile(root / FINETUNE / chosen["weights"], target / WEIGHTS)
     needed = ("classes", "size", "channels", "mean", "std", "encoder", "learner")
     kept = {name: description[name] for name in needed}
-    (target / "classifier.json").write_text(json.dumps(kept, indent=2), encoding="utf-8")
+    kept["abstention"] = description.get("abstention")
+    (target / DESCRIPTION).write_text(json.dumps(kept, indent=2), encoding="utf-8")
     return target
 
 

@@ -87,7 +87,7 @@ class Folder:
             if member.regular:
                 place = _place(parts[depth:], tops)
             split, label = place or ("unlabelled", None)
-            read = partial(_whole, member) if place else _misplaced
+            read = partial(whole, member) if place else _misplaced
             placed.append(Placed(escaped("/".join(parts)), split, label, read))
         placed.sort(key=lambda image: (SPLIT_ORDER.index(image.split), image.name))
         return placed
@@ -96,10 +96,10 @@ class Folder:
         """Images, and what may be one or cannot be looked at, by the parts of their names."""
         found: dict[tuple[str, ...], Member] = {}
         for member in self._container.members():
-            parts = _visible_parts(member.name)
+            parts = visible_parts(member.name)
             if not parts:
                 passed_over[HIDDEN] += 1
-            elif not _may_be_image(parts[-1], member):
+            elif not may_be_image(parts[-1], member):
                 passed_over[NO_IMAGE] += 1
             else:
                 # Of several members of one name the last counts, as when an archive is unpacked:
@@ -138,7 +138,7 @@ class Folder:
                 )
 
 
-def _may_be_image(name: str, member: Member) -> bool:
+def may_be_image(name: str, member: Member) -> bool:
     """By its name or, where that says nothing, by its content; and all that cannot be looked at."""
     if name.lower().endswith(EXTENSIONS) or not member.regular:
         return True
@@ -148,7 +148,7 @@ def _may_be_image(name: str, member: Member) -> bool:
         return True
 
 
-def _visible_parts(name: str) -> tuple[str, ...]:
+def visible_parts(name: str) -> tuple[str, ...]:
     """A name's parts, each file having but one way to be named; empty for a hidden file.
 
     What climbs out (``..``, ``/``) is left out: a name only labels a sample, nothing is ever
@@ -187,7 +187,8 @@ def _place(parts: tuple[str, ...], tops: set[str]) -> tuple[Split, str | None] |
     return ("train", escaped(parts[-2])) if top in ("train", "val") else None
 
 
-def _whole(member: Member) -> bytes:
+def whole(member: Member) -> bytes:
+    """A member's content, or, of one too large for an image, enough to tell."""
     # An archive of a few kilobytes can declare, and truly hold, terabytes of zeros.
     require_few_bytes(member.size)
     return member.read(BYTES_LIMIT + 1)

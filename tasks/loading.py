@@ -1,0 +1,109 @@
+"""A registered version's model, brought here from wherever MLflow keeps it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks import tracking
+from tasks.errors import TaskError
+from tasks.lineage import hash_file
+from tasks.registry import explained
+from tasks.serving import DESCRIPTION, WEIGHTS, load_served_model
+from tasks.versions import find_version
+
+if TYPE_CHECKING:
+    from tasks.serving import ServedModel
+
+# Where MLflow puts the folder that `log_served_model` names data_path.
+DATA = Path("data") / "classifier"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model and which version it is.
+
+    Attributes:
+        version: As `NAME@3`, whatever the reference was.
+        key: Changes with its weights or its description.
+        folder: With both, as files; only while `loaded` lasts.
+    """
+
+    model: ServedModel
+    version: str
+    key: str
+    folder: Path
+
+
+@contextmanager
+def loaded(reference: str, tracking_uri: str | None = None) -> Iterator[Loaded]:
+    """The model that a reference (`NAME@production`, `NAME@3`) names, until the block ends.
+
+    Raises:
+        TaskError: MLflow is not named, does not answer or has no such version; or its files are
+            not those that were registered.
+    """
+    uri = tracking_uri or _known_uri()
+    with tempfile.TemporaryDirectory(prefix="instar-version-") as scratch:
+        with explained(uri) as client:
+            found = find_version(client, reference)
+            version = f"{found.name}@{found.version}"
+            folder = (
+                _download(
+                    client.get_model_version_download_uri(found.name, found.version),
+                    Path(scratch),
+                    uri,
+                    version,
+                )
+                / DATA
+            )
+        if not (folder / DESCRIPTION).is_file() or not (folder / WEIGHTS).is_file():
+            raise TaskError(
+                f"{version} is no model of Instar's, or its files are not all there: see its "
+                "artifacts in MLflow, or use another version."
+            )
+        weights = hash_file(folder / WEIGHTS)
+        if found.tags.get("weights", weights) != weights:
+            raise TaskError(
+                f"the weights of {version} in MLflow's store are not those that were registered: "
+                "restore them there, or use another version."
+            )
+        described = hashlib.sha256((folder / DESCRIPTION).read_bytes()).hexdigest()
+        yield Loaded(load_served_model(folder), version, f"{version} {weights} {described}", folder)
+
+
+def _known_uri() -> str:
+    """MLflow's address; a folder without a database gets none for being asked."""
+    if os.environ.get("MLFLOW_TRACKING_URI") or Path("mlflow.db").exists():
+        return tracking.tracking_uri_of()
+    raise TaskError(
+        "MLflow is not known here: set MLFLOW_TRACKING_URI to your server's address, or go to the "
+        "checkout that made the model."
+    )
+
+
+def _download(source: str, scratch: Path, uri: str, version: str) -> Path:
+    # MLflow's own bars would stand between the lines.
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return Path(
+            download_artifacts(artifact_uri=source, dst_path=str(scratch), tracking_uri=uri)
+        )
+    except MlflowException:
+        raise
+    # By the kind of store: OSError, botocore's and requests' own.
+    except Exception as error:
+        said = tracking.shown(" ".join(str(error).split()))[:200]
+        raise TaskError(
+            f"the files of {version} cannot be fetched ({said}); check the store behind MLflow "
+            "and its AWS_* variables, then try again."
+        ) from None
