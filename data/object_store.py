@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -14,8 +13,6 @@ from data.sources.containers import Member
 # Seconds without a connection, or without a byte, after which a try has failed; each is repeated.
 CONNECT_SECONDS, READ_SECONDS = 10, 60
 TRIES = 4
-# What says something of one object, and nothing of the store.
-OF_THE_OBJECT = (errno.ENOENT, errno.EACCES, errno.EPERM)
 
 
 class Bucket:
@@ -90,10 +87,11 @@ class Bucket:
         try:
             content: bytes = self._store.cat_file(key, start=0, end=min(size, limit))
             return content
+        except FileNotFoundError:
+            raise  # deleted since: that says nothing of the others
         except Exception as error:
-            if not isinstance(error, OSError) or error.errno not in OF_THE_OBJECT:
-                with self._lock:
-                    self._outage = self._outage or error
+            with self._lock:
+                self._outage = self._outage or error
             raise
 
     def _unanswered(self, error: BaseException) -> DataError:

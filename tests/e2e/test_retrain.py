@@ -1,6 +1,5 @@
 """The main job, whole, on small images: `instar run`, then what DVC, git and MLflow know of it."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -9,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tasks.shared_leash import SharedLeash
-from tests.e2e.tiny_project import dvc, environment, git, instar, make_tiny_project
+from tests.e2e.tiny_project import dvc, environment, git, instar
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -19,15 +18,6 @@ model = mlflow.pyfunc.load_model("models:/tiny@champion")
 answer = model.predict(np.load("digits.npz")["test_images"][:3])
 print(len(answer), *answer.columns)
 """
-
-
-@pytest.fixture(scope="module")
-def done(tmp_path_factory) -> tuple[Path, dict]:
-    """The project after one `instar run --json`, and what that printed."""
-    root = make_tiny_project(tmp_path_factory.mktemp("retrain") / "project")
-    ended = instar(root, "run", "--json")
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    return root, json.loads(ended.stdout)
 
 
 def test_run_ends_in_a_registered_champion(done):
@@ -58,7 +48,7 @@ def test_champion_predicts_from_plain_python(done):
         check=False,
     )
     assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.startswith("3 label prob_")
+    assert ended.stdout.startswith("3 label guess confidence abstained prob_")
 
 
 def test_no_server_and_no_lock_is_left(done):

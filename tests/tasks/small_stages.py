@@ -23,6 +23,7 @@ SETTINGS = {
     "finetune": {
         "label_fraction": 0.5,
         "draws": 2,
+        "abstain_target": 0.0,
         "learner": {"name": "finetune", "steps": 20, "warmup_steps": 0, "batch_size": 8},
     },
 }

@@ -90,6 +90,7 @@ def make_artifacts(folder, draws=2, channels=1):
             "learner": learner.model_dump(mode="json"),
             "augmentation": {"erase": 0.5},
         },
+        "abstention": {"target": 0.9, "judged": 24, "coverage": 0.8, "threshold": 0.6},
         "arms": arms,
     }
     (artifacts / "finetune" / "learners.json").write_text(json.dumps(described))
@@ -132,6 +133,45 @@ def test_metrics_agree_with_the_predictions(artifacts, out):
     assert metrics["gain"]["low"] <= gain <= metrics["gain"]["high"]
     # The halves are easy to tell apart, whatever the encoder.
     assert metrics["accuracy"] > 0.6 and metrics["linear"] > 0.6
+
+
+def test_abstention_is_judged_on_the_test_set_beside_what_was_promised(out):
+    metrics = json.loads((out / "metrics.json").read_text())
+    table = pq.read_table(out / "predictions.parquet").to_pandas()
+    sure = table[["prob_0", "prob_1", "prob_2"]].max(axis=1) >= 0.6
+    right = table["predicted"] == table["label"]
+    assert 0 < sure.sum() < len(table)
+    assert metrics["abstention"] == {
+        "target": 0.9,
+        "judged": 24,
+        "coverage": 0.8,
+        "threshold": 0.6,
+        "answered": pytest.approx(sure.mean(), abs=1e-6),
+        "accuracy": pytest.approx(right[sure].mean(), abs=1e-6),
+    }
+    page = " ".join((out / "report.html").read_text().split())
+    assert f"answers {100 * sure.mean():.1f}% of the images (80.0% expected)" in page
+
+
+@pytest.mark.parametrize(
+    ("abstention", "said"),
+    [
+        ({"target": 0.9, "judged": 7, "coverage": 0.0, "threshold": None}, "abstains from every"),
+        (None, None),
+    ],
+)
+def test_model_that_never_or_always_abstains_is_evaluated(artifacts, tmp_path, abstention, said):
+    copy = tmp_path / "artifacts"
+    shutil.copytree(artifacts, copy, ignore=shutil.ignore_patterns("evaluate"))
+    path = copy / "finetune" / "learners.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"abstention": abstention}))
+    metrics = run(copy, tmp_path / "out")
+    page = (tmp_path / "out" / "report.html").read_text()
+    if said is None:
+        assert metrics["abstention"] is None and "abstains" not in page
+    else:
+        assert metrics["abstention"]["answered"] == 0 and metrics["abstention"]["accuracy"] is None
+        assert said in page
 
 
 def test_scores_are_the_numbers_of_the_metrics_that_runs_are_compared_by(out):

@@ -1,3 +1,5 @@
+import base64
+import io
 import json
 import subprocess
 import sys
@@ -9,7 +11,7 @@ import torch
 from PIL import Image
 
 from data.errors import DataError
-from tasks.serving import build_served_model, log_served_model, requirements
+from tasks.serving import ServedModel, build_served_model, log_served_model, requirements
 from tasks.tracking import connect
 from tests.tasks.conftest import CLASSES, SIZE, uri, write_classifier
 
@@ -21,6 +23,9 @@ def fitted(tmp_path_factory):
     description = json.loads((folder / "learners.json").read_text())
     weights = folder / "classifiers" / "pretrained-0.safetensors"
     return classifier, build_served_model(description, weights)
+
+
+ANSWER = ["label", "guess", "confidence", "abstained"]
 
 
 def images(count=5, size=SIZE, channels=()):
@@ -39,7 +44,7 @@ def test_probabilities_are_those_of_the_classifier(fitted):
     answer = model.predict(pixels)
     np.testing.assert_allclose(probabilities(answer), expected, atol=1e-6)
     assert answer["label"].tolist() == [CLASSES[best] for best in expected.argmax(axis=1)]
-    assert list(answer.columns) == ["label", *(f"prob_{name}" for name in CLASSES)]
+    assert list(answer.columns) == [*ANSWER, *(f"prob_{name}" for name in CLASSES)]
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 600])
@@ -70,6 +75,38 @@ def test_paths_give_what_their_pixels_give(fitted, tmp_path):
     names = [str(path) for path in paths]
     for given in (names, paths, np.array(names), pd.DataFrame({"path": names})):
         np.testing.assert_allclose(probabilities(model.predict(given)), expected, atol=1e-6)
+
+
+def test_encoded_images_give_what_their_pixels_give(fitted):
+    pixels = images(3)
+    files = []
+    for image in pixels:
+        content = io.BytesIO()
+        Image.fromarray(image).save(content, "PNG")
+        files.append(content.getvalue())
+    model = fitted[1]
+    expected = probabilities(model.predict(pixels))
+    for column in (files, [base64.b64encode(file).decode() for file in files]):
+        answer = model.predict(pd.DataFrame({"image": column}))
+        np.testing.assert_allclose(probabilities(answer), expected, atol=1e-6)
+    for bad in ("no base64!", base64.b64encode(b"no image").decode(), 7):
+        with pytest.raises(DataError, match="image 1"):
+            model.predict(pd.DataFrame({"image": [files[0], bad]}))
+
+
+def test_model_abstains_below_its_threshold_and_keeps_its_guess(fitted):
+    classifier, open_minded = fitted
+    sure = open_minded.predict(images(40))
+    assert not sure["abstained"].any() and (sure["label"] == sure["guess"]).all()
+    threshold = float(sure["confidence"].median())
+    shy = ServedModel(classifier, CLASSES, SIZE, 1, {"threshold": threshold})
+    answer = shy.predict(images(40))
+    assert answer["abstained"].tolist() == (sure["confidence"] < threshold).tolist()
+    assert 0 < answer["abstained"].sum() < 40
+    assert answer["label"].isna().tolist() == answer["abstained"].tolist()
+    assert answer["guess"].tolist() == sure["guess"].tolist()
+    mute = ServedModel(classifier, CLASSES, SIZE, 1, {"threshold": None})
+    assert mute.predict(images(3))["abstained"].all()
 
 
 def test_embeddings_come_on_request_and_are_the_encoders(fitted):
@@ -156,5 +193,5 @@ def test_the_logged_model_works_in_a_plain_python_anywhere(project, tmp_path):
 
     signature = Model.load(str(metadata)).signature
     assert signature.inputs is not None
-    assert signature.outputs.input_names()[:2] == ["label", "prob_bag"]
+    assert signature.outputs.input_names()[:5] == [*ANSWER, "prob_bag"]
     assert [param.name for param in signature.params.params] == ["embedding"]

@@ -1,0 +1,108 @@
+"""What is exported is loaded by other people's tools and gives the model's own answers."""
+
+import contextlib
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import pad
+
+from models.encoders import build_encoder
+from models.learners import LinearProbeParams, build_classifier
+from models.params import EncoderParams, Readout
+from models.tensors import to_float
+from tasks import export
+from tasks.errors import TaskError
+from tasks.export import export_classifier, export_encoder
+from tasks.serving import ServedModel
+
+CLASSES = ["bag", "coat", "shoe"]
+TINY = EncoderParams(stem_width=4, widths=(8, 8))
+
+
+def make_model(encoder=TINY, size=16, channels=1, readout=None):
+    shape = {"mean": [0.3] * channels, "std": [0.2] * channels}
+    network = build_encoder(encoder, channels, size, **shape, seed=0)
+    learner = LinearProbeParams(readout=readout or Readout(grid=3, stages=2))
+    torch.manual_seed(0)
+    return ServedModel(build_classifier(learner, network, 3).eval(), CLASSES, size, channels)
+
+
+def images(model, count=3):
+    shape = (count, model.size, model.size, model.channels)
+    return torch.from_numpy(np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8))
+
+
+def follow_readme(folder):
+    """Type its lines in its folder; gives the model that they build."""
+    code = (folder / "README.md").read_text().split("```")[1].removeprefix("python\n")
+    names = {}
+    with contextlib.chdir(folder):
+        exec(code, names)
+    return names["model"].eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "size", "channels"),
+    [
+        ("resnet18", {}, 32, 3),  # with the stem for small images
+        ("resnet18d", {}, 32, 1),  # whose stem has three layers
+        ("resnet18", {}, 80, 1),
+        ("vit_tiny_patch16_224", {"patch_size": 4}, 28, 1),
+        ("vit_tiny_patch16_224", {}, 28, 3),  # padded to whole patches
+        ("convnext_atto", {}, 28, 3),  # padded to one position
+    ],
+)
+def test_timm_loads_the_encoder_by_the_lines_of_the_readme(tmp_path, name, options, size, channels):
+    encoder = EncoderParams(name=name, **options)
+    model = make_model(encoder, size, channels, Readout())
+    config = export_encoder(model, encoder.model_dump(mode="json"), tmp_path)
+    assert config == json.loads((tmp_path / "config.json").read_text())
+    loaded = follow_readme(tmp_path)
+    assert type(loaded).__module__.startswith("timm.")
+    pixels = to_float(images(model))
+    mean, std = (torch.tensor(config[key]).view(1, -1, 1, 1) for key in ("mean", "std"))
+    more = config["padded_to"] - size
+    with torch.no_grad():
+        found = loaded(pad((pixels - mean) / std, (0, more, 0, more)))
+        expected = model.classifier.encoder.eval()(pixels)
+    np.testing.assert_allclose(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_our_own_encoder_is_loaded_by_the_lines_of_the_readme(tmp_path):
+    model = make_model()
+    export_encoder(model, TINY.model_dump(mode="json"), tmp_path)
+    pixels = to_float(images(model))
+    with torch.no_grad():
+        found = follow_readme(tmp_path)(pixels)
+        np.testing.assert_array_equal(found, model.classifier.encoder.eval()(pixels))
+    assert "timm does not know it" in (tmp_path / "README.md").read_text()
+
+
+def test_onnx_answers_as_torch_does_whatever_the_batch(tmp_path):
+    import onnxruntime
+
+    model = make_model()
+    assert export_classifier(model, tmp_path / "classifier.onnx") <= 1e-5
+    session = onnxruntime.InferenceSession(str(tmp_path / "classifier.onnx"))
+    for count in (1, 5, 40):
+        pixels = images(model, count)
+        probabilities, features = session.run(None, {"images": pixels.numpy()})
+        np.testing.assert_allclose(probabilities, model.classifier.predict_proba(pixels), atol=1e-5)
+        with torch.no_grad():
+            expected = model.classifier.encoder(to_float(pixels))
+        np.testing.assert_allclose(features, expected, atol=1e-4)
+
+
+def test_onnx_that_differs_from_torch_is_not_left_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "TOLERANCE", -1.0)
+    with pytest.raises(TaskError, match="differs from torch's by"):
+        export_classifier(make_model(), tmp_path / "classifier.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_package_is_named_with_what_installs_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    with pytest.raises(TaskError, match=r"onnxruntime is missing: `pip install 'instar\[onnx\]'`"):
+        export_classifier(make_model(), tmp_path / "classifier.onnx")
