@@ -64,7 +64,8 @@ class ServedModel:
             model_input: Array (N, H, W) or (N, H, W, C) of pixels (uint8, or floats in [0, 1]);
                 or image paths: a list, an array of str, or a DataFrame with a column ``path``; or
                 a DataFrame with a column ``image`` of encoded images (bytes, or base64 as JSON
-                needs it). Every image is brought to the training size as it was for training.
+                needs it), also as a list of such rows. Every image is brought to the training size
+                as it was for training.
             params: ``{"embedding": True}`` adds the encoder's features.
 
         Returns:
@@ -300,6 +301,11 @@ def _images_or_files(model_input: Any) -> np.ndarray | list[str] | list[bytes]:
 
     from data.errors import DataError
 
+    # As JSON brings a table: MLflow's server hands `inputs` over as they are.
+    if isinstance(model_input, dict) or (
+        isinstance(model_input, list) and model_input and isinstance(model_input[0], dict)
+    ):
+        model_input = pd.DataFrame(model_input)
     if isinstance(model_input, pd.DataFrame):
         if "image" in model_input.columns:
             return [_encoded(item, place) for place, item in enumerate(model_input["image"])]

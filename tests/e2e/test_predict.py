@@ -91,26 +91,24 @@ def test_mlflow_serves_the_same_answers_over_http(done, images, predicted):
         rows = pq.read_table(predicted).to_pandas()[:5]
         files = [(images / name).read_bytes() for name in rows["path"]]
         pixels = np.stack([np.asarray(Image.open(images / name)) for name in rows["path"]])
-        encoded = [[base64.b64encode(content).decode()] for content in files]
-        for request in (
-            {"dataframe_split": {"columns": ["image"], "data": encoded}},
-            {"inputs": pixels.tolist()},
-        ):
-            answers = pd.DataFrame(ask(address, request)["predictions"])
+        encoded = [{"image": base64.b64encode(content).decode()} for content in files]
+        for inputs in (encoded, pixels.tolist()):
+            answers = pd.DataFrame(ask(address, inputs)["predictions"])
             assert answers["guess"].tolist() == rows["guess"].tolist()
             assert answers["abstained"].tolist() == rows["abstained"].tolist()
             assert answers["label"].isna().tolist() == rows["label"].isna().tolist()
             np.testing.assert_allclose(answers["confidence"], rows["confidence"], atol=1e-5)
         with pytest.raises(urllib.error.HTTPError) as refused:
-            ask(address, {"dataframe_split": {"columns": ["image"], "data": [["bm8gaW1hZ2U="]]}})
+            ask(address, [{"image": base64.b64encode(b"no image").decode()}])
         assert refused.value.code == 400
     finally:
         server.kill()
 
 
-def ask(address, request):
+def ask(address, inputs):
+    content = json.dumps({"inputs": inputs}).encode()
     sent = urllib.request.Request(
-        f"{address}/invocations", json.dumps(request).encode(), {"Content-Type": "application/json"}
+        f"{address}/invocations", content, {"Content-Type": "application/json"}
     )
     return json.load(urllib.request.urlopen(sent, timeout=60))
 

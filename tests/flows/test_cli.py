@@ -14,7 +14,10 @@ from tests.tasks.conftest import PARAMS
 from tests.tasks.toy_project import git, make_toy_project
 
 HERE = Path(__file__).resolve().parents[2]
-COMMANDS = ("run", "set", "check", "params", "ui", "schedule", "worker", "doctor", "sync")
+COMMANDS = (
+    "run", "set", "check", "params", "ui", "schedule", "worker", "predict", "export", "doctor",
+    "sync",
+)  # fmt: skip
 
 
 def exit_status(monkeypatch, *arguments: str) -> int:

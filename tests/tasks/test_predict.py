@@ -12,11 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from data.errors import DataError
 from tasks import predict as predicting
 from tasks.errors import TaskError
 from tasks.loading import loaded
 from tasks.predict import predict
 from tasks.serving import DESCRIPTION, ServedModel, build_served_model
+from tests.data.test_object_store import upload
+from tests.servers import ObjectStore, wait_until
 from tests.tasks.conftest import CLASSES, SIZE, publish, uri, write_classifier
 
 COLUMNS = ["id", "path", "label", "guess", "confidence", "abstained", "reason"]
@@ -170,6 +173,45 @@ def test_parts_of_another_prediction_are_never_taken(monkeypatch, model, images,
     if other == "images":
         Image.new("L", (SIZE, SIZE)).save(images / "0000.png")
     assert run(model, images, output, **changes)[0].resumed == 0
+
+
+def all_readable(store):
+    client = store.client()
+    try:
+        for key in store.objects("new/"):
+            client.get_object(Bucket=store.BUCKET, Key=key)["Body"].read()
+    except client.exceptions.ClientError:
+        return False  # the volumes are up later than the list of them
+    return True
+
+
+@pytest.mark.slow
+def test_store_that_goes_away_ends_the_prediction_and_loses_no_image(
+    model, images, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("data.object_store.TRIES", 1)
+    store = ObjectStore(tmp_path / "weed")
+    store.start()
+    for name, value in {"AWS_ENDPOINT_URL_S3": store.address, **store.keys}.items():
+        monkeypatch.setenv(name, value)
+    place = upload(store, images, "new")
+    whole, output = output_in(tmp_path, "whole"), output_in(tmp_path)
+    run(model, images, whole)
+
+    def stop_it(_, done, total):
+        if done == 16:
+            store.kill()
+
+    try:
+        with pytest.raises(DataError, match="run the same command again"):
+            predict(model, "tiny@1", "model", place, output, 8, False, stop_it)
+        assert not output.exists()
+        store.start()
+        wait_until(lambda: all_readable(store))
+        assert run(model, place, output)[0].resumed == 16
+    finally:
+        store.kill()
+    assert output.read_bytes() == whole.read_bytes()
 
 
 def test_hidden_neighbours_of_the_output_stay(model, images, tmp_path):

@@ -89,6 +89,8 @@ def test_encoded_images_give_what_their_pixels_give(fitted):
     for column in (files, [base64.b64encode(file).decode() for file in files]):
         answer = model.predict(pd.DataFrame({"image": column}))
         np.testing.assert_allclose(probabilities(answer), expected, atol=1e-6)
+        rows = model.predict([{"image": item} for item in column])
+        np.testing.assert_allclose(probabilities(rows), expected, atol=1e-6)
     for bad in ("no base64!", base64.b64encode(b"no image").decode(), 7):
         with pytest.raises(DataError, match="image 1"):
             model.predict(pd.DataFrame({"image": [files[0], bad]}))
