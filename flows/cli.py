@@ -27,6 +27,9 @@ INTERRUPTED = 130
 
 VERSION_HELP = "A registered version by number or alias: NAME@3, NAME@production."
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+VersionArgument = Annotated[
+    str, typer.Argument(metavar="NAME@VERSION", help="NAME@3 or NAME@production.")
+]
 PoolOption = Annotated[str, typer.Option(help="The Prefect work pool.")]
 
 
@@ -273,6 +276,73 @@ def sync(
     print(json.dumps(result) if as_json else show(result))
     if result["left"]:
         raise TaskError(" ".join(dict.fromkeys(result["left"].values())))
+
+
+@app.command(epilog="Example:  instar lineage instar-fashion-mnist@production")
+def lineage(
+    version: VersionArgument,
+    picture: Annotated[
+        Path | None, typer.Option(metavar="FILE.png|.svg", help="Draw it into this file.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show what made a model version.
+
+    Code, settings, data, labels, runs, machine, weights, verdict, and where to see each.
+    """
+    from flows.descent import show
+    from tasks.ancestry import ancestry
+
+    found = ancestry(version, Path.cwd())
+    if picture is not None:
+        from tasks.family_tree import draw
+
+        draw(found, picture)
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        from rich.console import Console
+
+        show(found, Console())
+        if picture is not None:
+            print(f"Picture: {picture}")
+
+
+@app.command(epilog="Example:  instar reproduce instar-fashion-mnist@production --full")
+def reproduce(
+    version: VersionArgument,
+    full: Annotated[
+        bool, typer.Option("--full", help="Compute all stages, from the raw data on.")
+    ] = False,
+    start: Annotated[
+        str | None,
+        typer.Option("--from", metavar="STAGE", help="Compute from this stage on [finetune]."),
+    ] = None,
+    keep: Annotated[Path | None, typer.Option(metavar="DIR", help="Keep the clone, there.")] = None,
+    record: Annotated[
+        bool, typer.Option("--record/--no-record", help="Write the verdict on the version.")
+    ] = True,
+    as_json: JsonFlag = False,
+) -> None:
+    """Make a model version again, and compare.
+
+    In a clone at its git tag, with nothing but the DVC remote. Exit status 1: it differs.
+    """
+    from flows.reproducing import reproduce_here, show
+
+    if full and start is not None:
+        raise typer.BadParameter("--full starts at prepare: give one of --full and --from")
+    result = reproduce_here(
+        Path.cwd(), version, "prepare" if full else start, keep, record, quiet=as_json
+    )
+    if as_json:
+        print(json.dumps(result, indent=2))
+    else:
+        from rich.console import Console
+
+        show(result, Console())
+    if result["verdict"] == "differs":
+        raise typer.Exit(1)
 
 
 def main() -> None:

@@ -14,6 +14,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import torch
+
 from data.randomness import keyed_seed
 from data.splits import draw_labels
 from data.store import PackedStore
@@ -21,6 +23,7 @@ from tasks.calibration import ARM as REFIT
 from tasks.calibration import find_abstention, plan_refits
 from tasks.draws import label_overlap
 from tasks.fitting import PRETRAINED, STORE, Fit, Standing, fit_all
+from tasks.machine import machine
 from tasks.stage import Stage, stage
 
 ARMS = ("pretrained", "scratch")
@@ -102,6 +105,8 @@ def _describe(
         "control": params.control.model_dump(mode="json"),
         "abstention": abstention,
         "arms": arms,
+        # `fit_one` learns on the CPU.
+        "machine": machine(torch.device("cpu")),
     }
     run.write_json("learners.json", described)
 

@@ -6,13 +6,11 @@ DVC is asked only through the files that it keeps in git, dvc.yaml and dvc.lock.
 import getpass
 import json
 import os
-import platform
 import re
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,9 @@ from tasks.errors import TaskError
 ROOMS = ("flows", "tasks", "models", "data")
 WEIGHTS = Path("artifacts/finetune/classifiers/pretrained-0.safetensors")
 MANIFEST = Path("artifacts/prepare/store/manifest.json")
+LEARNERS = Path("artifacts/finetune/learners.json")
+# Of artifacts from before learners.json told it.
+NOT_RECORDED = "not recorded"
 
 
 def stage_key(stage: str, root: str | Path = ".") -> str:
@@ -99,8 +100,7 @@ def lineage_tags(root: str | Path = ".", commit: str | None = None) -> dict[str,
         "params": digest(json.dumps(params, sort_keys=True, default=str).encode()),
         "data_version": data_version(root),
         "weights": hash_file(root / WEIGHTS),
-        "torch": _installed("torch"),
-        "device": _device(),
+        **trained_on(root),
         "method": str(params.get("pretrain", {}).get("method", {}).get("name", "")),
         "label_fraction": str(params.get("finetune", {}).get("label_fraction", "")),
     }
@@ -117,6 +117,20 @@ def data_version(root: str | Path = ".") -> str:
         raise TaskError(
             f"{MANIFEST} is missing or broken: run `dvc repro prepare` (or `dvc pull`)."
         ) from None
+
+
+def trained_on(root: str | Path = ".") -> dict[str, str]:
+    """torch's version and the device that the present weights were learned with.
+
+    Not this machine's: the weights may come from DVC's cache, or from another's run.
+    """
+    try:
+        found = json.loads((Path(root) / LEARNERS).read_text(encoding="utf-8")).get("machine", {})
+    except (OSError, ValueError):
+        raise TaskError(
+            f"{LEARNERS} is missing or broken: run `dvc repro finetune` (or `dvc pull`)."
+        ) from None
+    return {name: str(found.get(name, NOT_RECORDED)) for name in ("torch", "device")}
 
 
 def require_git(root: str | Path = ".") -> str:
@@ -290,18 +304,3 @@ def made_by_stages(root: Path) -> dict[str, str]:
     stages = _read_yaml(root / "dvc.lock").get("stages", {}).values()
     outs = [out for stage in stages for out in stage.get("outs", [])]
     return {os.path.normpath(out["path"]): out["md5"] for out in outs if out.get("md5")}
-
-
-def _installed(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
-
-
-def _device() -> str:
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name(0)
-    return f"cpu {platform.machine()}"

@@ -32,7 +32,7 @@ Place = Literal["champion", "challenger", "archived"]
 
 PROMOTIONS = Path(".instar") / "promotions.jsonl"
 EVALUATE = Path("artifacts/evaluate")
-LEARNERS = Path("artifacts/finetune/learners.json")
+LEARNERS = lineage.LEARNERS
 # Where the evaluation of a registered run lies among the artifacts of its MLflow run.
 EVALUATION = "evaluation"
 # The tag in which the gate leaves its outcome.
@@ -101,6 +101,7 @@ def register(
     why = f"registered by flow run {run_id}"
     version = str(made.version)
     move(name, version, "challenger", person(root), why, {}, root, tracking_uri)
+    _log_picture(name, version, run, root, uri)
     return RegisteredVersion(name, version, run, commit, created=True)
 
 
@@ -364,6 +365,16 @@ def _make_version(
         model_id=model_id,
         await_creation_for=0,  # it is there at once; waiting would only say so
     )
+
+
+def _log_picture(name: str, version: str, run: str, root: Path, uri: str) -> None:
+    """Shows the lineage of a new version on the page of its run."""
+    from tasks.ancestry import ancestry
+    from tasks.family_tree import log_picture
+
+    found = ancestry(f"{name}@{version}", root, uri)
+    with explained(uri) as client:
+        log_picture(client, run, found)
 
 
 def _evaluation_tags(root: Path) -> dict[str, str]:

@@ -66,6 +66,8 @@ def run_stage(
     root: Path | str,
     on_line: LineReader | None = None,
     on_wait: LineReader | None = None,
+    *,
+    force: bool = False,
 ) -> StageOutcome:
     """Bring one stage up to date, its upstream stages left as they are.
 
@@ -76,13 +78,14 @@ def run_stage(
         root: The checkout to run in.
         on_line: Called with every line that DVC and the stage print (not with the progress bar).
         on_wait: Told who computes the very same at the moment, if somebody does: it waits for him.
+        force: Compute, whatever is there or in DVC's run-cache.
 
     Raises:
         TaskError: The stage failed; the message is the stage's own explanation.
     """
     root = Path(root)
     started = time.monotonic()
-    status, lines = _repro(stage, root, on_line, on_wait)
+    status, lines = _repro(stage, root, on_line, on_wait, force)
     if status != 0:
         raise TaskError(_why(stage, root, status, lines))
     cached = any(_UNCHANGED.match(line) for line in lines)
@@ -192,7 +195,7 @@ def dvc_complaint(output: str) -> str:
 
 
 def _repro(
-    stage: str, root: Path, on_line: LineReader | None, on_wait: LineReader | None
+    stage: str, root: Path, on_line: LineReader | None, on_wait: LineReader | None, force: bool
 ) -> tuple[int, list[str]]:
     """Let DVC run the stage when no other flow, in whatever worktree, computes the very same.
 
@@ -205,7 +208,8 @@ def _repro(
         forget_the_dead(root)
         # A former failure must not explain this one (the stage itself may never get to start).
         (root / complaint_of(stage)).unlink(missing_ok=True)
-        return _follow(["repro", "--single-item", stage], root, log, on_line)
+        how = ["--single-item", *(["--force"] if force else [])]
+        return _follow(["repro", *how, stage], root, log, on_line)
 
 
 def _follow(

@@ -1,0 +1,91 @@
+"""A clone of the repository at a version's tag, with a DVC cache of its own.
+
+Nothing of the checkout but its commits, and where its DVC remote is, gets there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from configparser import ConfigParser
+from contextlib import contextmanager
+from pathlib import Path
+
+from tasks.errors import TaskError
+from tasks.held import HeldError, held
+from tasks.lineage import git
+from tasks.remote import default_remote, dvc_settings
+from tasks.workspace import sign_of_life
+
+_PLACES = Path(".instar") / "reproduce"
+
+
+@contextmanager
+def private_clone(root: Path, tag: str, keep: Path | None = None) -> Iterator[Path]:
+    """Clone what a tag names; the clone is removed at the end, unless it is to be kept.
+
+    One that a killed process left is removed by the next call.
+
+    Args:
+        root: The checkout that is cloned.
+        tag: A git tag.
+        keep: Where the clone is to be made, and stay.
+
+    Raises:
+        TaskError: No DVC remote is set, `keep` is there already, or git refuses.
+    """
+    root = root.resolve()
+    remote = _remote(root)
+    _sweep(root)
+    place = keep or root / _PLACES / f"{tag.replace('/', '-')}-{os.getpid()}"
+    if keep and place.exists():
+        raise TaskError(f"{place} is there already: name a folder that is not, or remove it.")
+    with contextlib.nullcontext() if keep else held(sign_of_life(place), f"reproducing {tag}"):
+        try:
+            git(root, "clone", "--quiet", "--branch", tag, str(root), str(place))
+            _write_settings(place, remote)
+            yield place
+        finally:
+            if not keep:
+                shutil.rmtree(place, ignore_errors=True)
+
+
+def _remote(root: Path) -> dict[str, str]:
+    """The settings of the present default remote: since the tag was made it may have moved."""
+    settings = dvc_settings(root)
+    remote = default_remote(settings)
+    if remote is None:
+        raise TaskError(
+            "no DVC remote is set, and a reproduction takes all from there: "
+            "`dvc remote add -d NAME URL`."
+        )
+    prefix = f"remote.{remote[0]}."
+    chosen = {name: value for name, value in settings.items() if name.startswith(prefix)}
+    # DVC takes a damaged object for the whole one unless told to look.
+    return {"core.remote": remote[0], **chosen, f"{prefix}verify": "true"}
+
+
+def _write_settings(place: Path, remote: dict[str, str]) -> None:
+    name = remote["core.remote"]
+    settings = ConfigParser(interpolation=None)
+    settings["core"] = {"remote": name}
+    settings["cache"] = {"dir": str(place / ".dvc" / "cache")}
+    prefix = f"remote.{name}."
+    settings[f"'remote \"{name}\"'"] = {
+        key.removeprefix(prefix): value for key, value in remote.items() if key.startswith(prefix)
+    }
+    path = place / ".dvc" / "config.local"
+    path.touch(mode=0o600)  # it may hold credentials
+    with path.open("w", encoding="utf-8") as file:
+        settings.write(file)
+
+
+def _sweep(root: Path) -> None:
+    """Remove clones of killed processes: nobody holds their sign of life."""
+    for place in (root / _PLACES).glob("*"):
+        if not place.is_dir():
+            continue
+        with contextlib.suppress(HeldError), held(sign_of_life(place), "sweep"):
+            shutil.rmtree(place, ignore_errors=True)
