@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -332,9 +332,12 @@ def reproduce(
 
     if full and start is not None:
         raise typer.BadParameter("--full starts at prepare: give one of --full and --from")
-    result = reproduce_here(
-        Path.cwd(), version, "prepare" if full else start, keep, record, quiet=as_json
-    )
+    try:
+        result = reproduce_here(
+            Path.cwd(), version, "prepare" if full else start, keep, record, quiet=as_json
+        )
+    except KeyboardInterrupt:
+        _say_interrupted("Nothing is recorded; the same command begins anew.")
     if as_json:
         print(json.dumps(result, indent=2))
     else:
@@ -380,13 +383,11 @@ def _leave(status: Any) -> None:
     sys.exit(status)
 
 
-def _say_interrupted() -> None:
-    print(
-        "\nInterrupted. Finished stages and the last checkpoint are kept; "
-        "the same command goes on from there.",
-        file=sys.stderr,
-        flush=True,
-    )
+def _say_interrupted(
+    kept: str = "Finished stages and the last checkpoint are kept; the same command goes on "
+    "from there.",
+) -> NoReturn:
+    print(f"\nInterrupted. {kept}", file=sys.stderr, flush=True)
     # Not sys.exit: Prefect's threads would wait for their server, which is gone.
     os._exit(INTERRUPTED)
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from configparser import ConfigParser
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from tasks.errors import TaskError
 from tasks.held import HeldError, held
@@ -60,6 +61,11 @@ def _remote(root: Path) -> dict[str, str]:
         raise TaskError(
             "no DVC remote is set, and a reproduction takes all from there: "
             "`dvc remote add -d NAME URL`."
+        )
+    if not urlsplit(remote[1]).scheme and not Path(remote[1]).is_dir():
+        raise TaskError(
+            f"the folder of the DVC remote, {remote[1]}, is not there: mount it, or set the remote "
+            f"anew (`dvc remote modify {remote[0]} url PATH`)."
         )
     prefix = f"remote.{remote[0]}."
     chosen = {name: value for name, value in settings.items() if name.startswith(prefix)}

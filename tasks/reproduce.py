@@ -26,7 +26,7 @@ from tasks.presence import BUILT_IN
 from tasks.private_clone import private_clone
 from tasks.registry import explained
 from tasks.runner import dvc_complaint, log_of, run_dvc, run_stage, started
-from tasks.tracking import numbers, tracking_uri_of
+from tasks.tracking import numbers, shown, tracking_uri_of
 from tasks.versions import find_version
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ TOLERANCE = 0.02
 # Files hold six digits of what MLflow has whole.
 _ROUNDING = 1e-6
 _LOGS = Path(".instar") / "logs" / "reproduce"
+_LACKING = re.compile(r"Checkout failed for following targets:\n(.+?)\nIs your cache", re.DOTALL)
 _OUR_MODULE = re.compile(r"No module named '((?:flows|tasks|models|data)[.\w]*)'")
 
 Tell = Callable[[str], None]
@@ -429,17 +430,16 @@ def _no_tag(root: Path, version: ModelVersion) -> NoReturn:
 
 
 def _why_not_pulled(said: str, tag: str) -> str:
-    lacking = (
-        "missing-files", "do not exist neither locally nor", "Missing cache", "does not exist",
-        "failed to download", "Checkout failed", "corrupted",
-    )  # fmt: skip
-    told = dvc_complaint(said)
-    if any(sign in said for sign in lacking):
+    unreachable = re.search(r"^ERROR: (failed to connect .*)$", said, re.MULTILINE)
+    lacking = _LACKING.search(said)
+    if lacking and not unreachable:
+        names = ", ".join(sorted(lacking[1].split("\n")))
         return (
-            f"the DVC remote has not all that {tag} needs, or it is damaged there ({told}): "
-            "`dvc push --all-tags --run-cache` where its outputs still are, then try again."
+            f"the DVC remote lacks what {tag} needs, or holds it damaged: {names}. "
+            "`dvc push --all-tags` in the checkout that has it, or compute it too: `--full`."
         )
+    told = unreachable[1] if unreachable else dvc_complaint(said)
     return (
-        f"the DVC remote does not answer ({told}): see that it is up and that its keys are right "
-        "(`instar doctor` tells), then try again."
+        f"the DVC remote does not give what {tag} needs: {shown(told)}. See that it is up and its "
+        "keys are right (`instar doctor` tells), then try again."
     )
