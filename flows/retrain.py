@@ -28,6 +28,7 @@ from tasks.registry import explained
 from tasks.repetition import repeated_run, source_key
 from tasks.runner import STAGES
 from tasks.shelf import RunRecord
+from tasks.taking import take_data as take_present_data
 from tasks.tracking import tracking_uri_of
 from tasks.workspace import isolated as isolated_workspace
 from tasks.workspace import locked
@@ -42,6 +43,7 @@ def retrain(
     root: str,
     isolated: bool = True,
     data_revision: str | None = None,
+    take_data: bool = False,
     method: str | None = None,
     label_fraction: float | None = None,
     draws: int | None = None,
@@ -59,6 +61,7 @@ def retrain(
         root: The checkout.
         isolated: Work in a worktree of HEAD; the checkout itself cannot be varied.
         data_revision: Commit, tag or branch whose raw data (`.dvc` file) to take; HEAD's if None.
+        take_data: Take the raw data as they lie in the checkout now, tracked or not.
         method: `pretrain.method.name`.
         label_fraction: `finetune.label_fraction`.
         draws: `finetune.draws`: how many label draws, each a seed of its own.
@@ -81,11 +84,13 @@ def retrain(
         *settings,
     ]
     if not isolated:
-        if assignments or data_revision:
+        if assignments or data_revision or take_data:
             raise TaskError("a run in the checkout is varied by `instar set`, not by parameters.")
         with locked(home, wait=True), Retraining(home, home, run_id, tell) as run:
             return conduct(run, stage_hours)
     with one_of_the_model(home), isolated_workspace(home, run_id) as place:
+        if take_data:
+            tell("data: took %s as it is now", take_present_data(home, place) or "nothing")
         for change in change_settings(place, assignments):
             tell("%s", change)
         if data_revision:
