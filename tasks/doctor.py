@@ -5,6 +5,7 @@ Each check looks at one thing, in seconds, and starts nothing.
 
 from __future__ import annotations
 
+import base64
 import os
 import shutil
 import socket
@@ -169,7 +170,7 @@ def check_mlflow(root: Path) -> Check:
     uri = tracking_uri_of(root)
     where, parts = shown(uri), urlsplit(uri)
     if parts.scheme in ("http", "https"):
-        return _page("MLflow", f"{uri.rstrip('/')}/health", where)
+        return _page("MLflow", uri.rstrip("/"), where)
     if parts.scheme.startswith("sqlite"):
         return _database("MLflow", Path(parts.path.removeprefix("/")))
     port = parts.port or _DEFAULT_PORTS.get(parts.scheme.split("+")[0], 0)
@@ -180,11 +181,23 @@ def check_mlflow(root: Path) -> Check:
 
 
 def _page(name: str, address: str, where: str) -> Check:
+    """Its health, which anyone may ask for, then one request as the user."""
+    search = urllib.request.Request(f"{address}/api/2.0/mlflow/experiments/search", method="POST")
+    search.data = b'{"max_results": 1}'
+    search.add_header("Content-Type", "application/json")
+    user, password = (os.environ.get(f"MLFLOW_TRACKING_{n}", "") for n in ("USERNAME", "PASSWORD"))
+    if user:
+        account = base64.b64encode(f"{user}:{password}".encode()).decode()
+        search.add_header("Authorization", f"Basic {account}")
     try:
-        with urllib.request.urlopen(address, timeout=PATIENCE):
-            return Check(name, True, f"answers at {where}")
+        urllib.request.urlopen(f"{address}/health", timeout=PATIENCE).close()
+        urllib.request.urlopen(search, timeout=PATIENCE).close()
+        return Check(name, True, f"answers{f' user {user}' if user else ''} at {where}")
     except urllib.error.HTTPError as error:
         found = f"{where} answers {error.code} {error.reason}"
+        if error.code == 401:
+            remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to what it knows"
+            return Check(name, False, found, remedy)
     except (OSError, ValueError) as error:
         found = f"does not answer at {where} ({error})"
     remedy = "start it, or correct MLFLOW_TRACKING_URI; runs go on, `instar sync` delivers later"

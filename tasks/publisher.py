@@ -25,7 +25,7 @@ from tasks.errors import TaskError
 from tasks.journal import journal_path, successor_start
 from tasks.lineage import made_by_stages
 from tasks.shelf import RunRecord, Shelf, StageRecord, Status, ended_runs, new_record
-from tasks.tracking import connect, require_answer, shown, tracking_uri_of
+from tasks.tracking import connect, refusal, require_answer, shown, tracking_uri_of
 
 POLL_SECONDS = 1.0
 LONGEST_PAUSE = 30.0
@@ -254,6 +254,9 @@ def _deliver(record: RunRecord, shelf: Shelf, uri: str) -> bool:
 
 def trouble(uri: str, error: Exception) -> str:
     """One sentence about an MLflow that does not answer as it should."""
+    refused = refusal(uri, error)
+    if refused is not None:
+        return f"{refused} `instar sync` delivers the run later."
     reason = shown(" ".join(str(error).split()))[:200]
     return (
         f"MLflow at {shown(uri)} did not take the run; `instar sync` delivers it later ({reason})"

@@ -284,6 +284,9 @@ class explained:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         from mlflow.exceptions import MlflowException
 
+        refused = tracking.refusal(self.uri, error)
+        if refused is not None:
+            raise TaskError(refused) from None
         if isinstance(error, MlflowException):
             said = tracking.shown(" ".join(str(error).split()))[:300]
             where = tracking.shown(self.uri)

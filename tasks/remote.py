@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -12,6 +13,12 @@ from tasks.runner import dvc_complaint, run_dvc
 
 # Seconds between attempts to push: long enough for a server that is being restarted.
 PUSH_PAUSES = (5.0, 15.0)
+
+# What object stores say of keys that are wrong, lack a right, or are not given at all.
+_REFUSAL = re.compile(
+    r"An error occurred \((403|AccessDenied|SignatureDoesNotMatch|InvalidAccessKeyId|ExpiredToken)\)"
+    r"|Unable to locate credentials"
+)
 
 
 def require_dvc(root: Path | str) -> None:
@@ -61,6 +68,11 @@ def fetch(root: Path | str) -> str:
     answer = run_dvc(["fetch", "--run-cache"], root)
     if answer.returncode == 0:
         return "fetched"
+    if _refused(answer.stdout):
+        return (
+            "the object store refuses the keys (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY or the "
+            "remote's own), so all that it holds will be computed"
+        )
     return f"not all could be fetched ({dvc_complaint(answer.stdout)}); it will be computed"
 
 
@@ -91,6 +103,8 @@ def push(root: Path | str) -> None:
     for pause in PUSH_PAUSES:
         if answer.returncode == 0 or "no remote specified" in answer.stdout:
             break
+        if _refused(answer.stdout):
+            break  # as it will be the next time
         time.sleep(pause)
         answer = run_dvc(["push", "--run-cache"], root)
     if "no remote specified" in answer.stdout:
@@ -98,12 +112,22 @@ def push(root: Path | str) -> None:
             "no DVC remote is set, so nothing outside this checkout could rebuild the model: "
             "`dvc remote add -d NAME URL`, then run again (what was computed is kept)."
         )
+    if answer.returncode != 0 and _refused(answer.stdout):
+        raise TaskError(
+            "the object store of the DVC remote refuses the keys: correct AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY (or the remote's own), then `instar sync` pushes what was "
+            "computed, which is kept, and registers the model."
+        )
     if answer.returncode != 0:
         raise TaskError(
             f"dvc push failed {1 + len(PUSH_PAUSES)} times: {dvc_complaint(answer.stdout)}. What "
             "was computed is kept and waits: once the remote answers (`instar doctor` tells), "
             "`instar sync` pushes it and registers the model."
         )
+
+
+def _refused(output: str) -> bool:
+    return _REFUSAL.search(output) is not None
 
 
 def _holds_files(folder: Path) -> bool:

@@ -58,6 +58,27 @@ def run_page(tracking_uri: str, run: str) -> str | None:
     return f"{shown(tracking_uri).rstrip('/')}/#/experiments/{experiment}/runs/{run}"
 
 
+def refusal(uri: str, error: BaseException | None) -> str | None:
+    """One sentence if MLflow answered but refused the user; None for any other trouble."""
+    from mlflow.exceptions import MlflowException
+
+    code = error.error_code if isinstance(error, MlflowException) else None
+    user = os.environ.get("MLFLOW_TRACKING_USERNAME")
+    if code == "UNAUTHENTICATED":
+        wrong = f"does not know user {user} with this password" if user else "asks who you are"
+        return (
+            f"MLflow at {shown(uri)} {wrong}: set MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD to what it knows."
+        )
+    if code == "PERMISSION_DENIED":
+        return (
+            f"MLflow at {shown(uri)} does not let user {user or 'nobody'} change this: ask its "
+            "administrator for the right (EDIT to a model or experiment), or act as another user "
+            "(MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD)."
+        )
+    return None
+
+
 def connect(tracking_uri: str) -> MlflowClient:
     """A client that gives up on a dead server in seconds, not in MLflow's default minutes."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")

@@ -1,5 +1,6 @@
 """Each check of the doctor sees what it is for, and says how to mend it; what is left is listed."""
 
+import base64
 import http.server
 import os
 import subprocess
@@ -123,6 +124,12 @@ class Page(http.server.BaseHTTPRequestHandler):
         self.send_response(self.status)
         self.end_headers()
 
+    def do_POST(self):
+        account = base64.b64encode(b"ada:hush").decode()
+        known = self.headers["Authorization"] == f"Basic {account}"
+        self.send_response(self.status if known else 401)
+        self.end_headers()
+
     def log_message(self, *_):
         pass
 
@@ -135,8 +142,15 @@ def test_mlflows_server_is_asked_and_no_password_shown(root, monkeypatch, status
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ada")
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "hush")
         check = found(root, "MLflow")
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "wrong")
+        stranger = found(root, "MLflow")
         server.shutdown()
+    if well:
+        assert not stranger.well and "401" in stranger.found
+        assert "MLFLOW_TRACKING_PASSWORD" in stranger.remedy
     assert check.well == well
     assert str(status or "does not answer") in check.found or well
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"postgresql://ada:secret@127.0.0.1:{free_port()}/m")
