@@ -3,14 +3,21 @@ SHELL := /bin/bash
 BIN := .venv/bin
 DATA ?=
 DATA_PATH ?=
+STACK ?=
 
-.PHONY: demo test test-fast test-faults lint format types setup lock bench docs clean help
+.PHONY: demo stack stack-stop test test-fast test-faults lint format types setup lock bench docs clean help
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
 
 demo: setup  ## the main job on real data: Fashion-MNIST, or DATA=cifar10 [DATA_PATH=copy.npz or folder]
 	@$(BIN)/instar run $(if $(DATA),--preset $(DATA)) $(if $(DATA_PATH),--set data.source=$(if $(filter %.npz,$(DATA_PATH)),npz,folder) --set data.path=$(abspath $(DATA_PATH)))
+
+stack: setup  ## Postgres, S3, MLflow, Prefect and a worker on loopback, until stack-stop [STACK=folder]
+	@$(BIN)/python -m flows.stack start $(if $(STACK),--folder $(STACK))
+
+stack-stop: setup  ## end them; databases, objects and passwords stay in .instar/stack
+	@$(BIN)/python -m flows.stack stop $(if $(STACK),--folder $(STACK))
 
 test: setup  ## all tests, the ones with real servers included
 	@$(BIN)/python -m pytest

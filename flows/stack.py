@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from flows import seaweed
 from flows.stack_access import Access, open_access
 from flows.stack_servers import MARK, Server, environment_of, servers
 from tasks.errors import TaskError, explain
@@ -48,7 +49,7 @@ def start(root: Path, folder: Path) -> None:
     supervisor = None
     if is_free(folder / "lock"):
         _end_members(folder)  # of a supervisor that was killed just now
-        (folder / "ready").unlink(missing_ok=True)
+        _tidy(folder)
         supervisor = _detach(root, folder)
     else:
         print("The stack is already running.", flush=True)
@@ -71,7 +72,7 @@ def stop(folder: Path) -> bool:
         with contextlib.suppress(OSError, ValueError, KeyError):
             os.kill(json.loads(lock.read_text(encoding="utf-8"))["pid"], signal.SIGTERM)
     _end_members(folder)
-    (folder / "ready").unlink(missing_ok=True)
+    _tidy(folder)
     return found
 
 
@@ -81,9 +82,10 @@ def supervise(root: Path, folder: Path) -> None:
     Raises:
         TaskError: One did not start, or ended.
     """
+    # Once: a second signal must not break off the orderly end.
     signal.signal(signal.SIGTERM, _end)
     with held(folder / "lock", "make stack"), ExitStack() as running:
-        running.callback(signal.signal, signal.SIGTERM, signal.SIG_IGN)
+        running.callback(_tidy, folder)
         access = open_access(folder)
         leashes: dict[str, Leash] = {}
         for group in servers(folder, access):
@@ -216,6 +218,13 @@ def _end_members(folder: Path) -> None:
                 with contextlib.suppress(OSError):
                     os.kill(pid, signal.SIGKILL)
         time.sleep(0.1)
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what speaks of a running stack when there is none any more."""
+    (folder / "ready").unlink(missing_ok=True)
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+        seaweed.remove_sockets(json.loads((folder / "server.json").read_text("utf-8"))["ports"])
 
 
 def _members(folder: Path) -> list[int]:

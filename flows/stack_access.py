@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from flows.seaweed import SHADOW
 from flows.servers import MLFLOW_PORT, PREFECT_PORT, free_port
 from tasks.errors import TaskError
 
@@ -25,8 +26,6 @@ BUCKETS = ("instar", "mlflow")
 # Where each server listens if nobody else does.
 _WISHES = {"postgres": 5433, "mlflow": MLFLOW_PORT, "prefect": PREFECT_PORT}
 _STORE_WISHES = {"s3": 8333, "master": 9333, "volume": 9340, "filer": 8888}
-# SeaweedFS listens for its own kind on every port plus this.
-_SHADOW = 10_000
 _PASSWORDS = (
     "postgres",
     "postgres_mlflow",
@@ -126,14 +125,14 @@ def _free_ports(former: Mapping[str, int]) -> dict[str, int]:
     taken = set(ports.values())
     for name, wish in _STORE_WISHES.items():
         ports[name] = _twin_port(former.get(name, wish), taken)
-        taken |= {ports[name], ports[name] + _SHADOW}
+        taken |= {ports[name], ports[name] + SHADOW}
     return ports
 
 
 def _twin_port(wish: int, taken: set[int]) -> int:
     """A free port whose shadow is free, too."""
     port = free_port(wish)
-    while port in taken or not _is_free(port + _SHADOW):
+    while port in taken or not _is_free(port + SHADOW):
         port = free_port()
     return port
 

@@ -16,8 +16,8 @@ PUSH_PAUSES = (5.0, 15.0)
 
 # What object stores say of keys that are wrong, lack a right, or are not given at all.
 _REFUSAL = re.compile(
-    r"An error occurred \((403|AccessDenied|SignatureDoesNotMatch|InvalidAccessKeyId|ExpiredToken)\)"
-    r"|Unable to locate credentials"
+    r"An error occurred \((403|AccessDenied|SignatureDoesNotMatch|InvalidAccessKeyId"
+    r"|ExpiredToken)\)|Unable to locate credentials"
 )
 
 

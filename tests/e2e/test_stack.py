@@ -1,0 +1,378 @@
+"""The whole way on real servers, and no secret in what they write.
+
+The tests build upon each other, in the order in which they stand here, as each start of the stack
+costs half a minute.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from flows.postgres import require_postgres
+from flows.stack import FOLDER
+from flows.stack_servers import ask
+from tasks.errors import TaskError
+from tasks.held import is_free
+from tasks.registry import move, promotions
+from tasks.remote import PUSH_PAUSES, fetch, push
+from tasks.runner import run_dvc
+from tests.e2e.tiny_project import environment, git, instar, make_tiny_project
+from tests.servers import wait_until
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+# No credential in it: those come from the environment.
+REMOTE = """\
+[core]
+    remote = store
+    analytics = false
+    check_update = false
+['remote "store"']
+    url = s3://instar/dvc
+    verify = true
+"""
+PREDICT = """\
+import sys, mlflow, numpy as np
+model = mlflow.pyfunc.load_model("models:/tiny@production")
+print(len(model.predict(np.load(sys.argv[1])["test_images"][:3])))
+"""
+
+
+class Stack:
+    """The stack in a folder, as its user sees it."""
+
+    def __init__(self, root, folder):
+        self.root = root
+        self.folder = folder
+
+    def type(self, what):
+        """`make stack` or `make stack-stop`, without make."""
+        return subprocess.run(
+            [sys.executable, "-m", "flows.stack", what, "--folder", str(self.folder)],
+            cwd=self.root,
+            env=environment(self.root),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    @property
+    def env(self):
+        """What a shell has after `source env`."""
+        clean = {"PATH": os.environ["PATH"]}
+        shown = subprocess.run(
+            ["bash", "-c", f"source {self.folder}/env && env -0"],
+            env=clean, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        pairs = dict(line.split("=", 1) for line in shown.stdout.split("\0") if line)
+        return {name: value for name, value in pairs.items() if name not in ("PATH", "PWD", "_")}
+
+    @property
+    def secrets(self):
+        return json.loads((self.folder / "server.json").read_text())["passwords"]
+
+    def instar(self, *arguments, **more):
+        return instar(self.root, *arguments, **{**self.env, **more})
+
+    def ask_prefect(self, path, content):
+        env = self.env
+        return ask(f"{env['PREFECT_API_URL']}/{path}", env["PREFECT_API_AUTH_STRING"], content)
+
+    def ask_mlflow(self, path, content=None):
+        account = f"admin:{self.secrets['mlflow_admin']}"
+        return ask(f"{self.env['MLFLOW_TRACKING_URI']}/api/2.0/mlflow/{path}", account, content)
+
+    def production(self):
+        """The version in Production."""
+        found = self.ask_mlflow("registered-models/alias?name=tiny&alias=production")
+        return found["model_version"]["version"]
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory):
+    try:
+        require_postgres()
+    except TaskError as missing:
+        pytest.skip(str(missing))
+    root = make_tiny_project(tmp_path_factory.mktemp("stack") / "project")
+    (root / ".dvc" / "config").write_text(REMOTE)
+    git(root, "commit", "-q", "-a", "-m", "remote")
+    # Not in pytest's own folder: PostgreSQL's user must be able to enter.
+    folder = Path(tempfile.mkdtemp(prefix="instar-stack-"))
+    folder.chmod(0o711)
+    stack = Stack(root, folder)
+    try:
+        started = stack.type("start")
+        assert started.returncode == 0, started.stdout + started.stderr + logs(folder)
+        assert "source " in started.stdout
+        yield stack
+    finally:
+        stack.type("stop")
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def as_user(stack, monkeypatch):
+    """This very process, after `source env`."""
+    for name, value in stack.env.items():
+        monkeypatch.setenv(name, value)
+
+
+def logs(folder):
+    texts = [path.read_text()[-2000:] for path in sorted((folder / "logs").glob("*.log"))]
+    return "\n".join(texts)
+
+
+def test_a_second_start_says_that_it_runs(stack):
+    again = stack.type("start")
+    assert again.returncode == 0
+    assert again.stdout.startswith("The stack is already running.")
+    assert str(stack.folder / "env") in again.stdout
+
+
+def test_passwords_can_be_read_by_their_owner_alone(stack):
+    for name in ("env", "server.json", "s3.json", "mlflow-auth.ini", "objects", "postgres"):
+        assert (stack.folder / name).stat().st_mode & 0o077 == 0, name
+
+
+def test_no_password_stands_in_a_command_line(stack):
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes()
+        except OSError:
+            continue
+        for name, secret in stack.secrets.items():
+            assert secret.encode() not in line, f"{name} in {line!r}"
+
+
+def test_nothing_listens_beyond_loopback(stack):
+    ports = set(json.loads((stack.folder / "server.json").read_text())["ports"].values())
+    ports |= {port + 10000 for port in ports}
+    heard = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in Path(table).read_text().splitlines()[1:]:
+            address, port = line.split()[1].split(":")
+            if line.split()[3] == "0A" and int(port, 16) in ports:
+                heard.add(address)
+    assert heard == {"0100007F"}
+
+
+def test_the_doctor_finds_all_servers_and_accounts_in_order(stack):
+    shown = json.loads(stack.instar("doctor", "--json").stdout)
+    checks = {check["name"]: check for check in shown["checks"]}
+    for name in ("DVC remote", "MLflow", "Prefect", "telemetry"):
+        assert checks[name]["well"], checks[name]
+
+
+def test_a_schedule_fires_and_the_model_gets_to_production(stack):
+    planned = stack.instar("schedule", "--cron", "* * * * *")
+    assert planned.returncode == 0, planned.stdout + planned.stderr
+
+    def running():
+        time.sleep(0.5)
+        kinds = {"flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}}}
+        return stack.ask_prefect("flow_runs/filter", kinds)
+
+    wait_until(running, 90)
+    # Once is enough: the next minute is for the other tests.
+    name = "deployments/name/retrain/scheduled"
+    deployment = ask(f"{stack.env['PREFECT_API_URL']}/{name}", stack.env["PREFECT_API_AUTH_STRING"])
+    stack.ask_prefect(f"deployments/{deployment['id']}/pause_deployment", {})
+    wait_until(lambda: not running(), 400)
+    ended = stack.ask_prefect("flow_runs/filter", {"sort": "EXPECTED_START_TIME_ASC"})
+    assert ended[0]["state"]["type"] == "COMPLETED", ended[0]["state"] or logs(stack.folder)
+    assert stack.production() == "1"
+    assert git(stack.root, "tag", "--list", "instar/tiny/v1")
+    assert not (stack.root / "artifacts").exists()
+
+
+def test_another_folder_predicts_with_addresses_and_credentials_alone(stack, tmp_path):
+    ended = subprocess.run(
+        [sys.executable, "-I", "-c", PREDICT, str(stack.root / "digits.npz")],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), **stack.env},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout) == (0, "3\n"), ended.stderr
+
+
+@pytest.fixture(scope="module")
+def clone(stack, tmp_path_factory):
+    """A clone of the commit in Production, with nothing but what git has."""
+    clone = tmp_path_factory.mktemp("clone") / "clone"
+    git(stack.root, "clone", "-q", "--branch", "instar/tiny/v1", str(stack.root), str(clone))
+    return clone
+
+
+def test_a_clone_gets_the_files_of_the_model_from_the_bucket(as_user, clone):
+    assert run_dvc(["pull"], clone).returncode == 0
+    assert (clone / "artifacts" / "pretrain" / "encoder.safetensors").is_file()
+
+
+def test_wrong_keys_are_refused_with_one_sentence(stack, as_user, clone, monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    began = time.monotonic()
+    with pytest.raises(TaskError, match="refuses the keys") as refused:
+        push(clone)
+    assert "\n" not in str(refused.value) and "AWS_SECRET_ACCESS_KEY" in str(refused.value)
+    assert time.monotonic() - began < sum(PUSH_PAUSES), "it tried again"
+    assert "refuses the keys" in fetch(clone)
+    checks = json.loads(stack.instar("doctor", "--json", AWS_SECRET_ACCESS_KEY="wrong").stdout)
+    (store,) = [check for check in checks["checks"] if check["name"] == "DVC remote"]
+    assert not store["well"] and "403" in store["found"]
+
+
+def test_keys_of_one_bucket_open_no_other(stack, as_user):
+    import botocore.session
+    from botocore.exceptions import ClientError
+
+    client = botocore.session.Session().create_client(
+        "s3", endpoint_url=os.environ["AWS_ENDPOINT_URL_S3"]
+    )
+    assert client.list_objects_v2(Bucket="instar")["KeyCount"] > 0
+    with pytest.raises(ClientError, match="AccessDenied"):
+        client.list_objects_v2(Bucket="mlflow")
+
+
+def test_a_user_without_rights_cannot_promote(stack, as_user, monkeypatch):
+    reader = {"username": "reader", "password": "nothing-but-reading"}
+    stack.ask_mlflow("users/create", reader)
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", reader["username"])
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", reader["password"])
+    before = promotions(stack.root)
+    with pytest.raises(TaskError, match="does not let user reader change this") as refused:
+        move("tiny", "1", "challenger", "reader", "I want it", {}, stack.root)
+    assert "\n" not in str(refused.value)
+    assert stack.production() == "1"
+    assert promotions(stack.root) == before
+
+
+def test_a_wrong_password_is_refused_with_one_sentence(stack):
+    checks = stack.instar("doctor", "--json", MLFLOW_TRACKING_PASSWORD="wrong")
+    (found,) = [c for c in json.loads(checks.stdout)["checks"] if c["name"] == "MLflow"]
+    assert not found["well"] and "401" in found["found"]
+    synced = stack.instar("sync", "--all", MLFLOW_TRACKING_PASSWORD="wrong")
+    assert synced.returncode == 1
+    assert "does not know user instar with this password" in synced.stderr
+    assert len(synced.stderr.splitlines()) == 1
+
+
+def test_no_secret_is_in_logs_databases_artifacts_or_git(stack):
+    found = []
+    for place, text in _all_that_is_kept(stack):
+        found += [f"{name} in {place}" for name, secret in stack.secrets.items() if secret in text]
+    assert found == []
+
+
+def test_a_killed_supervisor_leaves_nothing_after_stop(stack):
+    supervisor = json.loads((stack.folder / "lock").read_text())["pid"]
+    os.kill(supervisor, signal.SIGKILL)
+    stopped = stack.type("stop")
+    assert (stopped.returncode, stopped.stdout) == (0, "Stopped.\n"), stopped.stderr
+    assert _alive(stack) == []
+    assert is_free(stack.folder / "lock")
+    assert _sockets(stack) == []
+
+
+def test_stop_without_a_stack_says_so(stack):
+    assert stack.type("stop").stdout == "No stack runs here.\n"
+
+
+def test_the_next_start_finds_everything_again_and_stop_leaves_nothing(stack):
+    passwords = stack.secrets
+    started = stack.type("start")
+    assert started.returncode == 0, started.stdout + started.stderr
+    assert stack.secrets == passwords
+    assert stack.production() == "1"
+    assert stack.type("stop").stdout == "Stopped.\n"
+    assert _alive(stack) == []
+    assert _sockets(stack) == []
+
+
+def test_a_broken_file_of_passwords_is_named(tmp_path, stack):
+    broken = Stack(stack.root, tmp_path / FOLDER)
+    broken.folder.mkdir(parents=True)
+    (broken.folder / "server.json").write_text("[")
+    started = broken.type("start")
+    assert started.returncode == 1
+    assert started.stderr.startswith("error: ") and "server.json is broken" in started.stderr
+    assert "Traceback" not in started.stderr
+    assert _alive(broken) == []
+
+
+def _all_that_is_kept(stack):
+    """Pairs of a place and its text: whatever the stack and the project have written."""
+    vault = {"env", "server.json", "s3.json", "mlflow-auth.ini"}
+    for top in (stack.folder, stack.root):
+        for path in sorted(top.rglob("*")):
+            relative = path.relative_to(top)
+            if path.is_file() and not path.is_symlink() and str(relative) not in vault:
+                yield path, path.read_bytes().decode("latin-1")
+    yield from _databases(stack)
+    yield from _objects(stack)
+    command = ["git", "cat-file", "--batch-all-objects", "--batch"]
+    held = subprocess.run(command, cwd=stack.root, capture_output=True, check=True)
+    yield "git", held.stdout.decode("latin-1")
+
+
+def _databases(stack):
+    port = json.loads((stack.folder / "server.json").read_text())["ports"]["postgres"]
+    for name in ("mlflow", "prefect"):
+        dumped = subprocess.run(
+            [require_postgres() / "pg_dump", "-h", "127.0.0.1", "-p", str(port), "-U", name, name],
+            env={**os.environ, "PGPASSWORD": stack.secrets[f"postgres_{name}"]},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert len(dumped.stdout) > 10_000
+        yield f"database {name}", dumped.stdout
+
+
+def _objects(stack):
+    import botocore.session
+
+    client = botocore.session.Session().create_client(
+        "s3",
+        endpoint_url=stack.env["AWS_ENDPOINT_URL_S3"],
+        region_name="us-east-1",
+        aws_access_key_id="admin",
+        aws_secret_access_key=stack.secrets["s3_admin"],
+    )
+    for bucket in ("instar", "mlflow"):
+        listed = client.list_objects_v2(Bucket=bucket)["Contents"]
+        assert listed
+        for item in listed:
+            body = client.get_object(Bucket=bucket, Key=item["Key"])["Body"].read()
+            yield f"s3://{bucket}/{item['Key']}", body.decode("latin-1")
+
+
+def _sockets(stack):
+    """What SeaweedFS leaves in /tmp of this stack's ports."""
+    ports = json.loads((stack.folder / "server.json").read_text())["ports"]
+    s3 = (f"-{ports['s3']}.sock", f"-{ports['filer']}.sock")
+    return [path.name for path in Path("/tmp").glob("seaweedfs-*") if path.name.endswith(s3)]
+
+
+def _alive(stack):
+    """Processes that speak of the stack's folder, in arguments or environment, or work in it."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            told = (place / "cmdline").read_bytes() + (place / "environ").read_bytes()
+            told += os.readlink(place / "cwd").encode()
+        except OSError:
+            continue
+        if str(stack.folder).encode() in told and int(place.name) != os.getpid():
+            found.append(told[:200])
+    return found
