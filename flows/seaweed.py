@@ -101,6 +101,16 @@ def remove_sockets(ports: Mapping[str, int]) -> None:
             Path("/tmp", f"seaweedfs-{name}.sock").unlink(missing_ok=True)
 
 
+def is_blocked(port: int) -> bool:
+    """Whether a killed store of another user has left a socket that this user cannot remove."""
+    left = [
+        path
+        for number in (port, port + SHADOW)
+        for path in Path("/tmp").glob(f"seaweedfs-*-{number}.sock")
+    ]
+    return os.geteuid() != 0 and any(path.stat().st_uid != os.geteuid() for path in left)
+
+
 def _actions(bucket: str | None) -> list[str]:
     if bucket is None:
         return ["Admin", "Read", "Write", "List", "Tagging"]

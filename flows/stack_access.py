@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.seaweed import SHADOW
+from flows.seaweed import SHADOW, is_blocked
 from flows.servers import MLFLOW_PORT, PREFECT_PORT, free_port
 from tasks.errors import TaskError
 
@@ -132,7 +132,7 @@ def _free_ports(former: Mapping[str, int]) -> dict[str, int]:
 def _twin_port(wish: int, taken: set[int]) -> int:
     """A free port whose shadow is free, too."""
     port = free_port(wish)
-    while port in taken or not _is_free(port + SHADOW):
+    while port in taken or not _is_free(port + SHADOW) or is_blocked(port):
         port = free_port()
     return port
 
