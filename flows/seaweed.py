@@ -28,22 +28,31 @@ def weed() -> str:
     return found
 
 
-def server_command(folder: Path, users: Path, ports: Mapping[str, int]) -> list[str]:
-    """The whole store in one process; only the S3 port asks for keys, so loopback alone.
+def server_command(
+    folder: Path, users: Path, ports: Mapping[str, int], s3_listens: str = "127.0.0.1"
+) -> list[str]:
+    """The whole store in one process; what asks for no keys listens on loopback alone.
 
     Args:
         folder: Where the objects lie.
         users: A file as `users_file` writes it.
         ports: Of s3, master, volume and filer; each plus SHADOW is used as well.
+        s3_listens: The address of the S3 port, the only one that asks for keys.
     """
     return [
         weed(), "-logtostderr=true", "server", f"-dir={folder}", "-ip=127.0.0.1",
-        "-ip.bind=127.0.0.1", "-s3.ip.bind=127.0.0.1", f"-master.port={ports['master']}",
+        "-ip.bind=127.0.0.1", f"-s3.ip.bind={s3_listens}", f"-master.port={ports['master']}",
         f"-volume.port={ports['volume']}", "-filer", f"-filer.port={ports['filer']}", "-s3",
         f"-s3.port={ports['s3']}", f"-s3.config={users}", "-s3.iam=false",
         "-master.telemetry=false", "-s3.port.iceberg=0", "-s3.port.lance=0",
         "-master.electionTimeout=1s", "-volume.max=100", "-master.volumeSizeLimitMB=128",
     ]  # fmt: skip
+
+
+def stack_users(admin: str, mlflow: str, instar: str) -> str:
+    """`users_file` of the stack: `instar` for DVC, `mlflow`, and `admin`, each with a secret."""
+    secrets = {"admin": admin, "mlflow": mlflow, "instar": instar}
+    return users_file(secrets, {"admin": None, "mlflow": "mlflow", "instar": "instar"})
 
 
 def users_file(secrets: Mapping[str, str], buckets: Mapping[str, str | None]) -> str:

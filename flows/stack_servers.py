@@ -83,10 +83,8 @@ def _store(folder: Path, access: Access) -> Server:
     place, users = folder / "objects", folder / "s3.json"
     place.mkdir(mode=0o700, exist_ok=True)
     passwords = access.passwords
-    secrets = {"admin": passwords["s3_admin"], USER: passwords["s3"]}
-    secrets["mlflow"] = passwords["s3_mlflow"]
-    rights = {"admin": None, USER: "instar", "mlflow": "mlflow"}
-    write_private(users, seaweed.users_file(secrets, rights))
+    known = (passwords["s3_admin"], passwords["s3_mlflow"], passwords["s3"])
+    write_private(users, seaweed.stack_users(*known))
     address = access.address("s3")
     return Server(
         "seaweedfs",
@@ -101,22 +99,9 @@ def _store(folder: Path, access: Access) -> Server:
 def _mlflow(folder: Path, access: Access) -> Server:
     database = access.database("psycopg2", "mlflow")
     accounts = folder / "mlflow-auth.ini"
-    write_private(
-        accounts,
-        "[mlflow]\n"
-        # Everyone with an account may look; who makes a run or a model may change it.
-        "default_permission = READ\n"
-        f"database_uri = {database}\n"
-        "admin_username = admin\n"
-        f"admin_password = {access.passwords['mlflow_admin']}\n"
-        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
-        # Checking a password costs a tenth of a second of a core, on every request.
-        "auth_cache_ttl_seconds = 60\n",
-    )
+    write_private(accounts, mlflow_accounts(database, access.passwords["mlflow_admin"]))
     port = access.ports["mlflow"]
-    command = [sys.executable, "-P", "-m", "mlflow", "server", "--app-name", "basic-auth"]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--artifacts-destination", "s3://mlflow"]
+    command = mlflow_command("127.0.0.1", port)
     settings = {
         # Not as arguments: everyone on the machine may read those.
         "MLFLOW_BACKEND_STORE_URI": database,
@@ -128,7 +113,15 @@ def _mlflow(folder: Path, access: Access) -> Server:
         "AWS_SECRET_ACCESS_KEY": access.passwords["s3_mlflow"],
         "AWS_DEFAULT_REGION": "us-east-1",
     }
-    return Server("mlflow", command, settings, lambda: _has_user(access))
+    passwords = access.passwords
+    return Server(
+        "mlflow",
+        command,
+        settings,
+        lambda: ensure_user(
+            access.address("mlflow"), passwords["mlflow_admin"], passwords["mlflow"]
+        ),
+    )
 
 
 def _prefect(folder: Path, access: Access) -> Server:
@@ -148,29 +141,51 @@ def _prefect(folder: Path, access: Access) -> Server:
 
 def _worker(access: Access) -> Server:
     command = [sys.executable, "-m", "flows.cli", "worker", "--work-pool", POOL]
-    return Server("worker", command, access.for_people(), lambda: _has_worker(access))
+    settings = access.for_people()
+    api, account = settings["PREFECT_API_URL"], settings["PREFECT_API_AUTH_STRING"]
+    return Server("worker", command, settings, lambda: has_worker(api, account))
 
 
-def _has_user(access: Access) -> bool:
-    """Whether MLflow answers and knows the user `instar`, who is made if need be."""
-    address = access.address("mlflow")
+def mlflow_command(host: str, port: int) -> list[str]:
+    """MLflow's server with accounts, its artifacts in the bucket `mlflow`."""
+    command = [sys.executable, "-P", "-m", "mlflow", "server", "--app-name", "basic-auth"]
+    command += ["--host", host, "--port", str(port), "--workers", "1"]
+    return [*command, "--artifacts-destination", "s3://mlflow"]
+
+
+def mlflow_accounts(database: str, admin_password: str) -> str:
+    """The settings of MLflow's accounts, which are kept in its database."""
+    return (
+        "[mlflow]\n"
+        # Everyone with an account may look; who makes a run or a model may change it.
+        "default_permission = READ\n"
+        f"database_uri = {database}\n"
+        "admin_username = admin\n"
+        f"admin_password = {admin_password}\n"
+        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+        # Checking a password costs a tenth of a second of a core, on every request.
+        "auth_cache_ttl_seconds = 60\n"
+    )
+
+
+def ensure_user(address: str, admin_password: str, password: str) -> bool:
+    """See that MLflow knows the user `instar`; False while it does not answer."""
     if not answers(f"{address}/health"):
         return False
-    users, admin = f"{address}/api/2.0/mlflow/users", f"admin:{access.passwords['mlflow_admin']}"
+    users, admin = f"{address}/api/2.0/mlflow/users", f"admin:{admin_password}"
     try:
         ask(f"{users}/get?username={USER}", admin)
     except urllib.error.HTTPError as error:
         if error.code != 404:
             raise
-        account = {"username": USER, "password": access.passwords["mlflow"]}
-        ask(f"{users}/create", admin, account)
+        ask(f"{users}/create", admin, {"username": USER, "password": password})
     return True
 
 
-def _has_worker(access: Access) -> bool:
-    address = f"{access.address('prefect')}/api/work_pools/{POOL}/workers/filter"
+def has_worker(api: str, account: str, pool: str = POOL) -> bool:
+    """Whether Prefect's API at this address knows of a worker that serves the pool now."""
     try:
-        found = ask(address, f"{USER}:{access.passwords['prefect']}", {})
+        found = ask(f"{api}/work_pools/{pool}/workers/filter", account, {})
     except OSError:  # no such pool yet
         return False
     return any(worker["status"] == "ONLINE" for worker in found)
