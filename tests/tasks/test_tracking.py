@@ -1,6 +1,8 @@
 """Addresses of MLflow: where they point, and what of them may be shown."""
 
+import threading
 import traceback
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
@@ -41,6 +43,38 @@ def test_an_explained_failure_tells_no_password_even_in_its_stack_trace():
     told = "".join(traceback.format_exception(caught.value))
     assert "MLflow at http://127.0.0.1:9/mlflow: " in told
     assert "hush" not in told
+
+
+@pytest.mark.parametrize(
+    ("status", "user", "expected"),
+    [
+        (401, "ada", "does not know user ada with this password"),
+        (401, None, "asks who you are"),
+        (403, "ada", "does not let user ada change this"),
+    ],
+)
+def test_a_refused_user_is_told_so_in_one_sentence(monkeypatch, status, user, expected):
+    class Refusing(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.send_error(status)
+
+        def log_message(self, *_):
+            pass
+
+    for name, value in (("USERNAME", user), ("PASSWORD", user and "hush")):
+        monkeypatch.delenv(f"MLFLOW_TRACKING_{name}", raising=False)
+        if value:
+            monkeypatch.setenv(f"MLFLOW_TRACKING_{name}", value)
+    with HTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_address[1]}"
+        with pytest.raises(TaskError, match=expected) as caught, explained(address) as client:
+            client.search_experiments()
+        server.shutdown()
+    said = "".join(traceback.format_exception(caught.value))
+    assert "hush" not in said
+    assert "MLFLOW_TRACKING_PASSWORD" in str(caught.value) and "\n" not in str(caught.value)
+    assert "Check that it runs" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
