@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -346,6 +347,97 @@ def reproduce(
         show(result, Console())
     if result["verdict"] == "differs":
         raise typer.Exit(1)
+
+
+@app.command(epilog="Example:  instar models")
+def models(
+    name: Annotated[
+        str | None, typer.Argument(help="The registered model; this project's if left out.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """List the versions of a model and where they stand."""
+    from flows.promotion import show_models
+    from tasks.promotion import versions
+
+    _print(versions(Path.cwd(), name), as_json, show_models)
+
+
+@app.command(epilog="Example:  instar promote instar@4 --to Production")
+def promote(
+    reference: Annotated[str, typer.Argument(metavar="NAME@VERSION")],
+    to: Annotated[str | None, typer.Option("--to", help="Staging, Production or Archived.")] = None,
+    approve: Annotated[
+        bool, typer.Option("--approve", help="Let a version that waits for a human in.")
+    ] = False,
+    reject: Annotated[
+        bool, typer.Option("--reject", help="Archive it; the gate will not promote it again.")
+    ] = False,
+    reason: Annotated[str, typer.Option(help="Why; the promotion log keeps it.")] = "",
+    override: Annotated[
+        bool, typer.Option("--override", help="Into Production against the gate.")
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Move a version to another stage.
+
+    Production asks the gate first. Exit status 3: it refused.
+    """
+    if (to is not None) + approve + reject != 1:
+        raise typer.BadParameter("say one of --to STAGE, --approve and --reject.")
+    if override and (to or "").lower() != "production":
+        raise typer.BadParameter("--override goes with --to Production: there the gate is asked.")
+    if not reason.strip() and (approve or reject or override):
+        raise typer.BadParameter("say why with --reason: the promotion log keeps it.")
+    from flows.promotion import act, told
+
+    done = act(Path.cwd(), reference, to, None if to else approve, reason, override)
+    print(json.dumps(done) if as_json else told(done))
+    if done["outcome"] == "refused":
+        raise typer.Exit(GATE_SAID_NO)
+
+
+@app.command(epilog='Example:  instar rollback instar --reason "wrong on bags"')
+def rollback(
+    name: Annotated[str, typer.Argument(help="The registered model.")],
+    reason: Annotated[str, typer.Option(help="Why; the promotion log keeps it.")] = "",
+    as_json: JsonFlag = False,
+) -> None:
+    """Put the former Production version back.
+
+    Again: the one before that. The gate will not promote by itself what was rolled back.
+    """
+    import dataclasses
+
+    from flows.promotion import told
+    from tasks.promotion import rollback as roll_back
+
+    done = dataclasses.asdict(roll_back(Path.cwd(), name, reason))
+    print(json.dumps(done) if as_json else told(done))
+
+
+@app.command(epilog="Example:  instar history instar --at 2026-01-31")
+def history(
+    name: Annotated[str, typer.Argument(help="The registered model.")],
+    at: Annotated[
+        str | None, typer.Option(help="A day, or a moment: what stood where then (UTC).")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Tell who moved which version, when and why."""
+    from flows.promotion import show_history
+    from tasks.promotion import history as history_of
+
+    _print(history_of(Path.cwd(), name, at), as_json, show_history)
+
+
+def _print(result: dict[str, Any], as_json: bool, show: Callable[..., None]) -> None:
+    if as_json:
+        print(json.dumps(result, indent=2))
+        return
+    from rich.console import Console
+
+    show(result, Console())
 
 
 def main() -> None:

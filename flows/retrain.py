@@ -17,6 +17,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
+from flows.approval import await_decision
 from flows.dead_runs import mark_dead_runs
 from flows.model_limit import one_of_the_model
 from flows.run_page import show_on_page
@@ -87,20 +88,25 @@ def retrain(
         if assignments or data_revision or take_data:
             raise TaskError("a run in the checkout is varied by `instar set`, not by parameters.")
         with locked(home, wait=True), Retraining(home, home, run_id, tell) as run:
-            return conduct(run, stage_hours)
-    with one_of_the_model(home), isolated_workspace(home, run_id) as place:
-        if take_data:
-            tell("data: took %s as it is now", take_present_data(home, place) or "nothing")
-        for change in change_settings(place, assignments):
-            tell("%s", change)
-        if data_revision:
-            use_data_of(data_revision, place)
-        require_project(place)
-        former = None if force else _repeated(place, home)
-        if former is not None:
-            return _skipped(former)
-        with Retraining(place, home, run_id, tell) as run:
-            return conduct(run, stage_hours)
+            result = conduct(run, stage_hours)
+    else:
+        with one_of_the_model(home), isolated_workspace(home, run_id) as place:
+            if take_data:
+                tell("data: took %s as it is now", take_present_data(home, place) or "nothing")
+            for change in change_settings(place, assignments):
+                tell("%s", change)
+            if data_revision:
+                use_data_of(data_revision, place)
+            require_project(place)
+            former = None if force else _repeated(place, home)
+            if former is not None:
+                return _skipped(former)
+            with Retraining(place, home, run_id, tell) as run:
+                result = conduct(run, stage_hours)
+    if result["gate"]["outcome"] == "waiting":
+        # Without the workspace: others may work while somebody thinks.
+        await_decision(home, result)
+    return result
 
 
 def flow_in_checkout(run: Retraining) -> Flow[[str, str], dict[str, Any]]:

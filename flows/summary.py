@@ -22,6 +22,7 @@ _PLACES = {
 }
 _VERDICTS = {
     "promoted": "promoted to champion",
+    "waiting": "passed, and waits for you: gate.approval is human",
     "refused": "refused (exit status 3); the former champion, if any, stays",
     "same model": "it is the champion's very model, nothing moved",
 }
@@ -78,8 +79,11 @@ def next_commands(result: dict[str, Any]) -> list[tuple[str, str]]:
     if shutil.which("instar") is None and activate.is_file():
         shown = os.path.relpath(activate)
         commands.insert(0, (f". {shown}", "so that your shell finds instar, dvc and this python"))
-    if result["gate"]["outcome"] != "refused":
-        registered = result["registered"]
+    registered = result["registered"]
+    if result["gate"]["outcome"] == "waiting":
+        decide = f"instar promote {registered['name']}@{registered['version']}"
+        commands.append((f'{decide} --approve --reason "…"', "let it in; or --reject"))
+    elif result["gate"]["outcome"] != "refused":
         uri = f"models:/{registered['name']}@champion"
         commands.append(
             (f"python -c \"import mlflow; mlflow.pyfunc.load_model('{uri}')\"", "load the model")

@@ -15,7 +15,7 @@ import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,9 @@ from numpy.typing import NDArray
 from tasks import draws, registry, tracking
 from tasks.errors import TaskError
 from tasks.intervals import Interval, Measured, paired_gain
+from tasks.moves import mend, set_tags
 from tasks.params import GateParams, load_params
+from tasks.standing import Place, place_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +33,11 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 VERDICTS = Path(".instar") / "verdicts"
-Outcome = Literal["promoted", "refused", "same model"]
+Outcome = Literal["promoted", "waiting", "refused", "same model"]
+# The tag of a version that a human rejected or rolled back: who, and why.
+REJECTED = "rejected"
+# Of the gain, each in a tag of its own.
+_PARTS = ("mean", "low", "high", "n")
 
 # Runs by itself: a champion brings its own code, which must not meet this checkout's.
 _SCORE = """
@@ -49,7 +55,7 @@ class Verdict:
         name: The registered model.
         version: The challenger.
         champion: The version it was measured against; None if there was none.
-        outcome: 'promoted', 'refused' or 'same model'.
+        outcome: 'promoted', 'waiting' (it passed, and a human decides), 'refused' or 'same model'.
         reasons: Every rule and what it found, in plain words behind `pass: ` or `FAIL: `.
         gain: Over the champion; None without one.
         class_change: Change of each class's recall against the champion.
@@ -65,7 +71,7 @@ class Verdict:
     reasons: list[str]
     gain: Interval | None = None
     class_change: dict[str, float] = field(default_factory=dict)
-    place: registry.Place = "challenger"
+    place: Place = "challenger"
     path: str = ""
     repeated: bool = False
 
@@ -110,27 +116,54 @@ def judge(root: str | Path, version: str, tracking_uri: str | None = None) -> Ve
     with registry.one_at_a_time(root), registry.explained(uri) as client:
         challenger = client.get_model_version(name, version)
         held = registry.require_known_champion(client, name, root)
-        if held == version:
-            # Its promotion may have broken off before all followed the alias.
-            registry.settle(client, name)
+        # A promotion may have broken off before all followed the alias.
+        mend(client, name, root)
         champion = client.get_model_version(name, held) if held else None
         former = _former(root, challenger)
         if held == version and former and former.promoted:
             return dataclasses.replace(former, outcome="same model", repeated=True)
-        verdict = _weigh(root, client, uri, params.gate, challenger, champion)
-        place = "champion" if verdict.promoted else registry.place_of(client, name, version)
-        verdict = dataclasses.replace(verdict, place=place, path=str(_path(name, version)))
+        verdict = weigh(root, client, uri, params.gate, challenger, champion)
+        if verdict.promoted and params.gate.approval == "human":
+            verdict = dataclasses.replace(verdict, outcome="waiting")
+        place = "champion" if verdict.promoted else place_of(client, name, version)
+        verdict = dataclasses.replace(verdict, place=place)
         if verdict == former and not verdict.promoted:
             return dataclasses.replace(verdict, repeated=True)
-        _write(root, verdict)
+        write(root, verdict)
         if verdict.promoted:
             who = f"gate, run by {registry.person(root)}"
-            evidence = {"verdict": verdict.path, "gain": verdict.gain and vars(verdict.gain)}
             why = "; ".join(verdict.reasons)
-            registry.move(name, version, "champion", who, why, evidence, root, tracking_uri)
-        # Last: what bears the tag counts as judged, and is not looked at again by `instar sync`.
-        _tag(client, verdict)
+            # The tags with the move: what bears them counts as judged, and is not looked at again
+            # by `instar sync`.
+            registry.move(
+                name, version, "champion", who, why, evidence_of(verdict), root, tracking_uri,
+                tags=tags_of(verdict), over=held,
+            )  # fmt: skip
+        else:
+            tag(client, verdict)
     return verdict
+
+
+def recorded(root: str | Path, version: ModelVersion) -> Verdict | None:
+    """The version's last verdict: this checkout's file, else what its tags tell of it."""
+    found = _former(Path(root), version)
+    tags = version.tags
+    if found is not None or tags.get(registry.GATE) not in get_args(Outcome):
+        return found
+    outcome = cast(Outcome, tags[registry.GATE])
+    value = {part: _number(tags.get(f"gate_gain_{part}")) for part in _PARTS}
+    gain = None
+    if value["mean"] is not None:
+        gain = Interval(value["mean"], value["low"], value["high"], int(value["n"] or 0))
+    reasons = tags.get("gate_reasons", "").split("; ")
+    name, number = version.name, str(version.version)
+    path = str(_path(name, number))
+    return Verdict(name, number, tags.get("gate_champion"), outcome, reasons, gain, path=path)
+
+
+def evidence_of(verdict: Verdict) -> dict[str, Any]:
+    """What a line of the promotion log says of it."""
+    return {"verdict": verdict.path, "gain": verdict.gain and vars(verdict.gain)}
 
 
 def recalls(labels: NDArray[Any], right: NDArray[np.bool_]) -> dict[str, float]:
@@ -138,7 +171,7 @@ def recalls(labels: NDArray[Any], right: NDArray[np.bool_]) -> dict[str, float]:
     return {str(label): float(right[labels == label].mean()) for label in np.unique(labels)}
 
 
-def _weigh(
+def weigh(
     root: Path,
     client: MlflowClient,
     uri: str,
@@ -146,17 +179,35 @@ def _weigh(
     challenger: ModelVersion,
     champion: ModelVersion | None,
 ) -> Verdict:
+    """What the rules say of a challenger against a champion; moves and writes nothing.
+
+    Args:
+        root: The checkout whose test set is shown to a champion that was measured on another.
+        client: MLflow.
+        uri: Its address.
+        rules: The gate's.
+        challenger: The version that wants to be champion.
+        champion: The present one, if there is one.
+
+    Raises:
+        TaskError: An evaluation is missing.
+    """
     name, version = challenger.name, str(challenger.version)
     against = str(champion.version) if champion else None
-    if champion and champion.tags.get("weights") == challenger.tags.get("weights"):
+    # A version that was registered by hand has no weights' hash, and is nobody's twin.
+    weights = challenger.tags.get("weights", "none")
+    if champion and (version == against or champion.tags.get("weights") == weights):
         same = f"version {version} has the very weights of the champion, version {against}"
         if version == against:
             same = f"version {version} is the champion already"
-        return Verdict(name, version, against, "same model", [same])
+        path = str(_path(name, version))
+        return Verdict(name, version, against, "same model", [same], path=path)
     predictions, metrics = _evaluation(client, challenger)
     labels = predictions["label"].to_numpy()
     ours = recalls(labels, _registered_right(predictions))
     found = [_beats_scratch(metrics)] if rules.require_gain else []
+    if REJECTED in challenger.tags:
+        found.insert(0, Finding(False, f"rejected by a human: {challenger.tags[REJECTED]}"))
     gain, change = None, {}
     if champion is None:
         found.append(_no_dead_class(ours))
@@ -168,7 +219,8 @@ def _weigh(
         change = {label: ours[label] - before[label] for label in ours}
         found += [_beyond_noise(gain, str(against)), _no_class_drop(change, rules.max_class_drop)]
     outcome: Outcome = "promoted" if all(finding.holds for finding in found) else "refused"
-    return Verdict(name, version, against, outcome, [*map(str, found)], gain, change)
+    reasons, path = [*map(str, found)], str(_path(name, version))
+    return Verdict(name, version, against, outcome, reasons, gain, change, path=path)
 
 
 def _beyond_noise(gain: Interval, champion: str) -> Finding:
@@ -338,6 +390,10 @@ def _classes(root: Path) -> list[str]:
     return classes
 
 
+def _number(text: str | None) -> float | None:
+    return float(text) if text else None
+
+
 def _path(name: str, version: str) -> Path:
     return VERDICTS / f"{name}-v{version}.json"
 
@@ -356,20 +412,24 @@ def _former(root: Path, version: ModelVersion) -> Verdict | None:
     return verdict if version.tags.get("gate") == verdict.outcome else None
 
 
-def _write(root: Path, verdict: Verdict) -> None:
-    path = root / verdict.path
+def write(root: str | Path, verdict: Verdict) -> None:
+    """Puts it into its file."""
+    path = Path(root) / verdict.path
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {**dataclasses.asdict(verdict), "promoted": verdict.promoted}
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _tag(client: MlflowClient, verdict: Verdict) -> None:
+def tags_of(verdict: Verdict) -> dict[str, str]:
+    """The tags that tell of it, none of another verdict left beside them."""
     tags = {registry.GATE: verdict.outcome, "gate_reasons": "; ".join(verdict.reasons)}
-    if verdict.champion:
-        tags["gate_champion"] = verdict.champion
-    if verdict.gain:
-        tags |= {
-            f"gate_gain_{p}": f"{v:.6f}" for p, v in vars(verdict.gain).items() if v is not None
-        }
-    for key, value in tags.items():
-        client.set_model_version_tag(verdict.name, verdict.version, key, value)
+    tags["gate_champion"] = verdict.champion or ""
+    for part in _PARTS:
+        value = getattr(verdict.gain, part, None)
+        tags[f"gate_gain_{part}"] = "" if value is None else f"{value:.6f}"
+    return tags
+
+
+def tag(client: MlflowClient, verdict: Verdict) -> None:
+    """Puts it on its version."""
+    set_tags(client, verdict.name, verdict.version, tags_of(verdict))

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterator
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Self, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML, YAMLError
@@ -132,6 +132,11 @@ class GateParams(Group):
     )
     max_class_drop: float = Field(
         0.1, ge=0, le=1, description="Largest fall of any class's recall against the champion."
+    )
+    approval: Literal["auto", "human"] = Field(
+        "auto",
+        description="Who lets a version that passed into Production: auto at once; human waits for "
+        "`instar promote NAME@VERSION --approve` or a paused flow run in Prefect's UI.",
     )
 
 

@@ -1,51 +1,38 @@
-"""Model versions: what may become one, who stands where, and who moved it.
+"""Model versions: what may become one.
 
-The aliases @champion and @challenger are the truth: one write moves each, so that a move either
-happened or did not. Second aliases and MLflow's stages, which teams still read, follow them
-(`settle`). Every move is a line in `.instar/promotions.jsonl`.
+Where they stand is in `tasks.standing`, how they move in `tasks.moves`, who moved them when and why
+in `tasks.promotion_log`.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import time
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from tasks import lineage, tracking
 from tasks.contents import digest
 from tasks.errors import ServerAwayError, TaskError
 from tasks.held import held
+from tasks.moves import WHOEVER, Move, carry_out
 from tasks.params import load_params
+from tasks.promotion_log import PROMOTIONS, promotions, stood
 from tasks.serving import log_served_model
+from tasks.standing import STAGES, Place, set_stage, settle, standing
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-Place = Literal["champion", "challenger", "archived"]
-
-PROMOTIONS = Path(".instar") / "promotions.jsonl"
 EVALUATE = Path("artifacts/evaluate")
 LEARNERS = lineage.LEARNERS
 # Where the evaluation of a registered run lies among the artifacts of its MLflow run.
 EVALUATION = "evaluation"
 # The tag in which the gate leaves its outcome.
 GATE = "gate"
-STAGES: Mapping[Place, str] = {
-    "champion": "Production",
-    "challenger": "Staging",
-    "archived": "Archived",
-}
-# Those that a version can hold, by the alias that says so.
-PLACES: tuple[Place, ...] = ("champion", "challenger")
-# The same in the words of teams that think in stages.
-SECOND_ALIASES: Mapping[Place, str] = {"champion": "production", "challenger": "staging"}
 
 
 @dataclass(frozen=True)
@@ -98,9 +85,9 @@ def register(
             return _register_again(client, name, known, root, run_id, tracking_uri)
         made = _make_version(client, root, name, run, tags)
         _keep_commit(root, name, str(made.version), commit)
-    why = f"registered by flow run {run_id}"
-    version = str(made.version)
-    move(name, version, "challenger", person(root), why, {}, root, tracking_uri)
+        why = f"registered by flow run {run_id}"
+        version = str(made.version)
+        move(name, version, "challenger", person(root), why, {}, root, tracking_uri)
     _log_picture(name, version, run, root, uri)
     return RegisteredVersion(name, version, run, commit, created=True)
 
@@ -132,17 +119,14 @@ def remake(root: str | Path, run_id: str, tracking_uri: str | None = None) -> st
 
 def stand_as_logged(name: str, root: str | Path, tracking_uri: str | None = None) -> None:
     """Gives aliases and stages back that the promotion log tells of, where MLflow has lost them."""
-    held: dict[str, Place] = {}
-    for line in promotions(root):
-        if line["name"] == name:
-            # A place has one holder, and whoever held it has a line of its own.
-            held[line["version"]] = line["to"]
+    logged = promotions(root)
+    moved = {line["version"] for line in logged if line["name"] == name}
+    places = stood(logged, name)
     with explained(tracking_uri or tracking.tracking_uri_of(root)) as client:
-        for version, place in held.items():
-            if place == "archived":
-                _set_stage(client, name, version, STAGES[place])
-            else:
-                client.set_registered_model_alias(name, place, version)
+        for version in moved - set(places.values()):
+            set_stage(client, name, version, STAGES["archived"])
+        for place, version in places.items():
+            client.set_registered_model_alias(name, place, version)
         settle(client, name)
 
 
@@ -165,66 +149,19 @@ def move(
     evidence: Mapping[str, Any],
     root: str | Path = ".",
     tracking_uri: str | None = None,
+    *,
+    tags: Mapping[str, str] | None = None,
+    tags_of_replaced: Mapping[str, str] | None = None,
+    over: str | None = WHOEVER,
 ) -> None:
-    """Moves a version: its aliases, its MLflow stage and a line in the promotion log.
-
-    Who stood on a champion's or challenger's place before is archived, with a line of its own.
-
-    Args:
-        name: The registered model.
-        version: The version to move.
-        to: 'champion' (Production), 'challenger' (Staging) or 'archived'.
-        who: A person; see `person`.
-        why: The reason, in words.
-        evidence: Numbers or file names that the decision rests on.
-        root: The checkout whose promotion log is written.
-        tracking_uri: MLflow; see `tracking.tracking_uri_of`.
+    """Moves a version; see `moves.Move` and `moves.carry_out`. The caller is `one_at_a_time`.
 
     Raises:
-        TaskError: There is no such version, or MLflow does not answer.
+        TaskError: There is no such version, MLflow does not answer, or another was faster.
     """
+    wanted = Move(name, version, to, who, why, evidence, tags or {}, tags_of_replaced or {})
     with explained(tracking_uri or tracking.tracking_uri_of(root)) as client:
-        former = standing(client, name)
-        start = next((place for place, held in former.items() if held == version), None)
-        # The new holder takes the alias from the old one in a single write: at no moment is there
-        # a champion's place without a champion.
-        if to != "archived":
-            client.set_registered_model_alias(name, to, version)
-        # A challenger who becomes champion gives his own alias up in `settle`, as part of the rest.
-        if start not in (None, to) and to != "champion":
-            client.delete_registered_model_alias(name, start)
-        replaced = former.get(to)
-        if replaced not in (None, version):
-            line = f"replaced by version {version}"
-            _log_move(Path(root), name, replaced, to, "archived", who, line, evidence)
-        _log_move(Path(root), name, version, start, to, who, why, evidence)
-        settle(client, name)
-
-
-def settle(client: MlflowClient, name: str) -> None:
-    """Brings second aliases and MLflow's stages in step with the aliases that are the truth.
-
-    Also mends what a move left that broke off.
-    """
-    held = standing(client, name)
-    _settle_aliases(client, name, held)
-    _settle_stages(client, name, held)
-
-
-def place_of(client: MlflowClient, name: str, version: str) -> Place:
-    """Where a version stands."""
-    held = {holder: place for place, holder in standing(client, name).items()}
-    return held.get(version, "archived")
-
-
-def standing(client: MlflowClient, name: str) -> dict[Place, str]:
-    """Which version is champion and which challenger, by alias."""
-    aliases = client.get_registered_model(name).aliases
-    found = {place: str(aliases[place]) for place in PLACES if place in aliases}
-    if len(set(found.values())) < len(found):
-        # A move to champion that broke off before it gave the challenger's alias up.
-        del found["challenger"]
-    return found
+        carry_out(client, wanted, root, over)
 
 
 def require_known_champion(client: MlflowClient, name: str, root: str | Path = ".") -> str | None:
@@ -234,27 +171,15 @@ def require_known_champion(client: MlflowClient, name: str, root: str | Path = "
         TaskError: The log tells of a champion of whom MLflow knows nothing.
     """
     champion = standing(client, name).get("champion")
-    logged = None
-    for line in promotions(root):
-        if line["name"] == name and line["to"] == "champion":
-            logged = line["version"]
-        elif line["name"] == name and line["version"] == logged:
-            logged = None
+    logged = stood(promotions(root), name).get("champion")
     if champion is None and logged is not None:
         raise TaskError(
             f"not judged: by {PROMOTIONS} version {logged} of {name} is champion, but MLflow has "
             f"no @champion to compare with: give version {logged} the alias champion there "
-            f"(`instar ui`) and run again, or, if it is lost, move {PROMOTIONS} away and run again."
+            "(`instar ui`) and run again; if MLflow lost it, `instar sync --all`; if it is gone "
+            f"for good, `instar promote {name}@{logged} --to Archived --reason lost` and run again."
         )
     return champion
-
-
-def promotions(root: str | Path = ".") -> list[dict[str, Any]]:
-    """The promotion log, oldest first; see `move`."""
-    path = Path(root) / PROMOTIONS
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
 
 
 def person(root: str | Path = ".") -> str:
@@ -427,60 +352,3 @@ def _ensure_model(client: MlflowClient, name: str) -> None:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-
-
-def _settle_aliases(client: MlflowClient, name: str, held: Mapping[Place, str]) -> None:
-    aliases = client.get_registered_model(name).aliases
-    wanted = {
-        alias: held.get(place) for place in PLACES for alias in (place, SECOND_ALIASES[place])
-    }
-    for alias, version in wanted.items():
-        if version is None and alias in aliases:
-            client.delete_registered_model_alias(name, alias)
-        elif version is not None and str(aliases.get(alias)) != version:
-            client.set_registered_model_alias(name, alias, version)
-
-
-def _settle_stages(client: MlflowClient, name: str, held: Mapping[Place, str]) -> None:
-    stages = {version: STAGES[place] for place, version in held.items()}
-    for found in client.search_model_versions(f"name = '{name}'"):
-        version, stage = str(found.version), found.current_stage
-        # 'None' is the stage of a version that never stood anywhere.
-        wanted = stages.get(version, "None" if stage == "None" else STAGES["archived"])
-        if stage != wanted:
-            _set_stage(client, name, version, wanted)
-
-
-def _set_stage(client: MlflowClient, name: str, version: str, stage: str) -> None:
-    """The one place that knows MLflow's deprecated stages."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        client.transition_model_version_stage(name, version, stage)
-
-
-def _log_move(
-    root: Path,
-    name: str,
-    version: str,
-    start: str | None,
-    to: Place,
-    who: str,
-    why: str,
-    evidence: Mapping[str, Any],
-) -> None:
-    line = {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "name": name,
-        "version": version,
-        "from": start,
-        "to": to,
-        "who": who,
-        "why": why,
-        "evidence": dict(evidence),
-    }
-    path = root / PROMOTIONS
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
-        file.flush()
-        os.fsync(file.fileno())

@@ -16,7 +16,7 @@ from tests.tasks.toy_project import git, make_toy_project
 HERE = Path(__file__).resolve().parents[2]
 COMMANDS = (
     "run", "set", "check", "params", "ui", "schedule", "worker", "predict", "export", "doctor",
-    "sync",
+    "sync", "models", "promote", "rollback", "history", "lineage", "reproduce", "watch",
 )  # fmt: skip
 
 

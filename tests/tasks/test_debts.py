@@ -10,9 +10,10 @@ from tasks import registry, remote
 from tasks.debts import settle_debts
 from tasks.errors import TaskError
 from tasks.lineage import WEIGHTS, hash_file, made_by_stages, snapshot_commit
+from tasks.promotion_log import promotions
 from tasks.publisher import Publisher, sync
 from tasks.rebuilding import rebuild_versions
-from tasks.registry import judged_version, promotions
+from tasks.registry import judged_version
 from tasks.tracking import connect
 from tests.tasks.conftest import git, uri, write_artifacts
 from tests.tasks.test_gate import measure_on_new_test_set
@@ -173,10 +174,10 @@ def test_a_run_whose_outputs_are_lost_is_neither_pushed_nor_in_the_way_of_others
 def test_a_promotion_that_broke_off_is_made_up_for(tracked, monkeypatch):
     move = registry.move
 
-    def away(name, version, to, *others):
+    def away(name, version, to, *others, **more):
         if to == "champion":
             raise TaskError("MLflow went away")
-        move(name, version, to, *others)
+        move(name, version, to, *others, **more)
 
     run_that_could_not_push(tracked, "run-1")
     mend(tracked)

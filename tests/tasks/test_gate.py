@@ -8,7 +8,9 @@ from data.store import FORMAT, PackedStore
 from tasks import exhibits
 from tasks.errors import TaskError
 from tasks.gate import judge
-from tasks.registry import move, promotions, register, standing
+from tasks.promotion_log import promotions
+from tasks.registry import move, register
+from tasks.standing import standing
 from tasks.tracking import connect
 from tests.tasks.conftest import (
     CLASSES,

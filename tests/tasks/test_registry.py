@@ -10,7 +10,9 @@ from mlflow.exceptions import MlflowException
 
 from tasks import registry
 from tasks.errors import TaskError
-from tasks.registry import explained, move, person, promotions, register, settle, standing
+from tasks.promotion_log import promotions
+from tasks.registry import explained, move, person, register
+from tasks.standing import settle, standing
 from tasks.tracking import connect
 from tests.tasks.conftest import git, publish, uri, write_artifacts, write_json
 

@@ -1,0 +1,51 @@
+"""Git's copy of the promotion log: a chain of commits of its own, whose newest bears a tag.
+
+A new tag for every state, `instar/promotions.jsonl/<number of lines>`: `git push --tags` never
+moves a tag that the other side has. The user's branch, index and files are not touched.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from tasks.lineage import author, git
+
+# With a dot, which no model's name has: `instar/<model>/v1` are tags too.
+TAGS = "instar/promotions.jsonl"
+FILE = "promotions.jsonl"
+
+
+def text_of(root: str | Path) -> str:
+    """The log as git has it; empty if it has none."""
+    newest = _newest(root)
+    # git() takes the last line's end off.
+    return git(root, "cat-file", "blob", f"{newest}:{FILE}") + "\n" if newest else ""
+
+
+def shown(root: str | Path) -> str:
+    """The copy's name, for `git show`."""
+    return f"{(_newest(root) or '').removeprefix('refs/tags/')}:{FILE}"
+
+
+def keep(root: str | Path, log: Path, count: int) -> None:
+    """Copies the log, which has `count` lines, on top of the copy before."""
+    former = _newest(root)
+    with tempfile.TemporaryDirectory(prefix="instar-index-") as scratch:
+        env = {**os.environ, **author(root), "GIT_INDEX_FILE": str(Path(scratch) / "index")}
+        blob = git(root, "hash-object", "-w", "--no-filters", str(log))
+        git(root, "update-index", "--add", "--cacheinfo", f"100644,{blob},{FILE}", env=env)
+        tree = git(root, "write-tree", env=env)
+        parent = ["-p", f"{former}^{{commit}}"] if former else []
+        said = f"Promotion log, {count} lines"
+        commit = git(root, "commit-tree", tree, *parent, "-m", said, env=env)
+    git(root, "update-ref", f"refs/tags/{TAGS}/{count:06d}", commit)
+    if former:
+        # Its commit stays, as the parent of the new one.
+        git(root, "update-ref", "-d", former)
+
+
+def _newest(root: str | Path) -> str | None:
+    sort = ("--sort=-refname", "--count=1", "--format=%(refname)")
+    return git(root, "for-each-ref", *sort, f"refs/tags/{TAGS}/", check=False) or None
