@@ -117,7 +117,7 @@ def _interval(value: dict[str, float | None] | None, sign: str) -> str:
         None if value[key] is None else f"{100 * value[key]:{sign}.2f}"  # type: ignore[operator]
         for key in ("mean", "low", "high")
     )
-    return f"{mean}\n({low} … {high})" if low and high else str(mean)
+    return f"{mean}\n({low}…{high})" if low and high else str(mean)
 
 
 def _gate(version: dict[str, Any]) -> str:

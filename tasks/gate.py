@@ -163,7 +163,7 @@ def recorded(root: str | Path, version: ModelVersion) -> Verdict | None:
 
 def evidence_of(verdict: Verdict) -> dict[str, Any]:
     """What a line of the promotion log says of it."""
-    return {"verdict": verdict.path, "gain": verdict.gain and vars(verdict.gain)}
+    return {"verdict": verdict.path or None, "gain": verdict.gain and vars(verdict.gain)}
 
 
 def recalls(labels: NDArray[Any], right: NDArray[np.bool_]) -> dict[str, float]:

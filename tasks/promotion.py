@@ -99,7 +99,7 @@ def promote(
                 return Decision(name, number, "refused", _stage_of(client, version), told)
             evidence, reasons = gate.evidence_of(verdict), verdict.reasons
             if override:
-                evidence["overridden"] = verdict.outcome
+                evidence["overridden"] = "; ".join(verdict.reasons)
                 tags = {registry.GATE: "overridden", gate.REJECTED: "", WAITING_RUN: ""}
             else:
                 gate.write(root, verdict)

@@ -69,7 +69,7 @@ def test_an_override_needs_a_reason_and_the_log_tells_of_it(root):
     promote(root, "tiny@2", "Production", "a customer waits", True, tracking_uri=uri(root))
     last = promotions(root)[-1]
     assert (champion(root), last["why"]) == ("2", "a customer waits")
-    assert last["evidence"]["overridden"] == "refused"
+    assert last["evidence"]["overridden"] == "pass: better"
 
 
 def test_the_gate_that_is_asked_says_why_not(project):
