@@ -172,6 +172,7 @@ def write_classifier(folder, seed):
         "augmentation": {},
         "control": {"learner": LEARNER, "augmentation": {}},
         "arms": {"pretrained": [FIT]},
+        "machine": {"device": "cpu test", "torch": "1.2.3"},
     }
     write_json(folder / "learners.json", described)
     (folder / "history.csv").write_text("arm,draw,step,loss\npretrained,0,1,0.5\n")

@@ -2,11 +2,13 @@
 
 import json
 import os
+import platform
 import re
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from tasks import finetune as finetuning
 from tasks import fitting
@@ -89,6 +91,10 @@ def test_later_stages_learn_what_the_classifiers_are_and_no_more():
     learned = json.loads((run.out / "learners.json").read_text())
     assert learned["encoder"]["stem_width"] == 4
     assert "pretraining" not in learned
+    # Which machine decides the last bits; its name does not.
+    assert learned["machine"]["torch"] == torch.__version__
+    assert learned["machine"]["device"].startswith(f"cpu {platform.machine()}")
+    assert platform.node() not in json.dumps(learned["machine"])
 
 
 def test_killed_worker_is_explained_and_nothing_waits_for_it(tmp_path):

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from tasks import lineage
@@ -125,3 +127,19 @@ def test_tags_name_all_that_rebuilds_the_weights(project):
     assert (tags["method"], tags["label_fraction"]) == ("simclr", "0.05")
     assert all(tags[name] for name in ("dvc_lock", "params", "weights", "torch", "device"))
     assert str(project) not in str(tags)
+
+
+def test_machine_is_the_one_that_trained_not_the_one_that_registers(project):
+    tags = lineage.lineage_tags(project)
+    assert (tags["device"], tags["torch"]) == ("cpu test", "1.2.3")
+
+
+def test_artifacts_from_before_the_machine_was_told_stay_readable(project):
+    path = project / lineage.LEARNERS
+    described = json.loads(path.read_text())
+    del described["machine"]
+    path.write_text(json.dumps(described))
+    assert lineage.trained_on(project) == {"torch": "not recorded", "device": "not recorded"}
+    path.unlink()
+    with pytest.raises(TaskError, match="learners.json is missing or broken: run `dvc repro"):
+        lineage.trained_on(project)
