@@ -44,7 +44,7 @@ def show(result: dict[str, Any], console: Console) -> None:
     console.print()
     console.print(_table(result))
     for note in result["notes"]:
-        console.print(f"  · {note}", markup=False, highlight=False)
+        console.print(f"  · {note}", markup=False, highlight=False, soft_wrap=True)
     if result["before"] != result["now"]:
         console.print(f"  · then {_machine(result['before'])}; now {_machine(result['now'])}")
     verdict = _VERDICTS[result["verdict"]]

@@ -145,12 +145,7 @@ def reproduce(
     with private_clone(root, tag, keep) as place:
         trial = _Trial(place, root, tag, version, known, start or DEFAULT_START, tell)
         done = trial.run(keep)
-    if record:
-        with explained(uri) as client:
-            for name, value in _record(done).items():
-                client.set_model_version_tag(version.name, str(version.version), name, value)
-        done = replace(done, recorded=True)
-    return done
+    return _record(done, uri) if record else done
 
 
 class _Trial:
@@ -395,7 +390,18 @@ def _here() -> dict[str, str]:
     return machine(torch.device("cpu"))
 
 
-def _record(done: Reproduction) -> dict[str, str]:
+def _record(done: Reproduction, uri: str) -> Reproduction:
+    """Writes it on the version; what took hours is told even if MLflow is away by now."""
+    try:
+        with explained(uri) as client:
+            for name, value in _tags(done).items():
+                client.set_model_version_tag(done.name, done.version, name, value)
+    except TaskError as problem:
+        return replace(done, notes=[*done.notes, f"not recorded on the version: {problem}"])
+    return replace(done, recorded=True)
+
+
+def _tags(done: Reproduction) -> dict[str, str]:
     """The tags of the version that tell of it."""
     first = done.first
     return {

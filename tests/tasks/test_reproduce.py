@@ -157,6 +157,7 @@ def test_a_version_is_made_again_from_its_commit_and_the_remote_alone(project):
     assert (done.verdict, done.first) == ("identical", None)
     assert (done.stages, done.files, done.metrics) == (["prepare", "finetune"], 4, 2)
     assert "finetune: running" in told
+    assert not (project / ".dvc" / "cache").exists(), "the clone has a cache of its own"
     assert list((project / ".instar" / "reproduce").iterdir()) == []
     tags = tags_of(project)
     assert (tags["reproduced"], tags["reproduced_scope"]) == ("identical", "prepare, finetune")
