@@ -50,7 +50,7 @@ def test_a_version_that_its_commit_does_not_make_is_told_apart(root, tmp_path):
     git(tmp_path, "clone", "-q", str(root), str(clone))
     git(clone, "checkout", "-q", TAG)
     params = clone / "params.yaml"
-    params.write_text(params.read_text().replace("embedding_points: 50", "embedding_points: 40"))
+    params.write_text(params.read_text().replace("embedding_points: 50", "embedding_points: 60"))
     identity = ("-c", "user.name=Eve", "-c", "user.email=eve@localhost")
     git(clone, *identity, "commit", "-q", "-a", "-m", "other settings")
     git(root, "fetch", "-q", str(clone), "HEAD")
