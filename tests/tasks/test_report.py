@@ -26,6 +26,7 @@ def make_content(classes=("ant", "bee"), gain=(0.05, 0.03, 0.07, 3), draws=3):
             "gain": dict(zip(("mean", "low", "high", "n"), gain, strict=True)),
             **dict.fromkeys(("accuracy", "balanced_accuracy", "macro_f1", "knn", "linear"), 0.8),
             "ece": 0.02,
+            "abstention": None,
             "test_digest": "0" * 64,
         },
         "draws": [{"draw": i, "pretrained": 0.8, "scratch": 0.75} for i in range(draws)],
