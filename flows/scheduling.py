@@ -40,7 +40,7 @@ def create_schedule(
     from flows.retrain import retrain
 
     with get_client(sync_client=True) as client:
-        _ensure_pool(client, pool)
+        ensure_pool(client, pool)
     source = retrain.from_source(source=str(root), entrypoint=ENTRYPOINT)
     # Not `deploy`, which does the same and prints a table.
     deployment = source.to_deployment(  # type: ignore[union-attr]
@@ -66,7 +66,7 @@ def serve(root: Path, pool: str, server: PrefectServer) -> int:
     from prefect.client.orchestration import get_client
 
     with get_client(sync_client=True) as client:
-        _ensure_pool(client, pool)
+        ensure_pool(client, pool)
         _drop_missed_runs(client, pool)
     mark_dead_runs(root)
     # The flow is loaded by its path: the rooms must be importable from the checkout.
@@ -114,7 +114,8 @@ def cron_schedule(cron: str, timezone: str) -> Schedule:
         ) from None
 
 
-def _ensure_pool(client: SyncPrefectClient, pool: str) -> None:
+def ensure_pool(client: SyncPrefectClient, pool: str) -> None:
+    """Create the process work pool if there is none."""
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
     from prefect.workers.process import ProcessWorker
