@@ -7,6 +7,9 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+
+
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -32,6 +35,13 @@ VersionArgument = Annotated[
     str, typer.Argument(metavar="NAME@VERSION", help="NAME@3 or NAME@production.")
 ]
 PoolOption = Annotated[str, typer.Option(help="The Prefect work pool.")]
+
+
+class StartWhen(StrEnum):
+    """What `instar watch` starts a run for; see `tasks.watching.Start`."""
+
+    changed = "changed"
+    drifted = "drifted"
 
 
 @app.command(epilog="Example:  instar run --preset cifar10 -S finetune.label_fraction=0.05")
@@ -169,6 +179,71 @@ def schedule(
         full_name = create_schedule(root, when, name, work_pool, assignments or [])
     pool = "" if work_pool == "instar" else f" --work-pool {work_pool}"
     print(f"{full_name} runs at '{cron}' ({timezone}), each time on HEAD in a worktree of its own.")
+    print(f"Next: instar worker{pool}   (keep it running; a schedule fires only while it does)")
+
+
+@app.command(epilog='Example:  instar watch --once   or   instar watch --cron "*/15 * * * *"')
+def watch(
+    once: Annotated[bool, typer.Option("--once", help="Look now, start nothing.")] = False,
+    cron: Annotated[str, typer.Option(help='When to look: "*/15 * * * *".')] = "",
+    start: Annotated[
+        StartWhen, typer.Option(help="What starts a run: any change, or drift of new images.")
+    ] = StartWhen.changed,
+    alpha: Annotated[
+        float, typer.Option(min=0.005, max=0.2, help="False alarms of the drift test.")
+    ] = 0.01,
+    sample: Annotated[
+        int, typer.Option(min=50, max=5000, help="Images of each side that it compares at most.")
+    ] = 1000,
+    settle: Annotated[
+        float, typer.Option(min=0, help="Seconds that the data must rest before a run starts.")
+    ] = 60.0,
+    name: Annotated[str, typer.Option(help="Name of the deployment.")] = "data",
+    timezone: Annotated[str, typer.Option(help="Time zone of the cron line.")] = "UTC",
+    work_pool: PoolOption = "instar",
+    as_json: JsonFlag = False,
+) -> None:
+    """Look whether the data changed since the last registered run, and drifted.
+
+    With --cron, a Prefect deployment that `instar worker` serves looks again and again, and starts
+    one retraining for each new state of the data.
+    """
+    from flows.steps import require_project
+
+    if once == bool(cron):
+        raise typer.BadParameter("give either --once or --cron.")
+    root = Path.cwd()
+    require_project(root)
+    if once:
+        from tasks.watching import look
+
+        report = look(root, alpha, sample)
+        if as_json:
+            print(json.dumps(report.as_dict(), indent=2))
+        else:
+            from rich.console import Console
+
+            from flows.watch_page import show
+
+            show(report, Console())
+        return
+    from flows.servers import PrefectServer
+
+    with PrefectServer(root) as server:
+        # Prefect reads its settings at import: not before the server's address is known.
+        from flows.scheduling import cron_schedule
+
+        when = cron_schedule(cron, timezone)
+        server.wait()
+        from flows.watch import create_watch
+
+        options = {"start": start.value, "alpha": alpha, "sample": sample, "settle": settle}
+        full_name = create_watch(root, when, name, work_pool, **options)
+    if as_json:
+        print(json.dumps({"deployment": full_name, "cron": cron, "timezone": timezone, **options}))
+        return
+    pool = "" if work_pool == "instar" else f" --work-pool {work_pool}"
+    print(f"{full_name} looks at '{cron}' ({timezone}); {start.value} data start one retraining.")
     print(f"Next: instar worker{pool}   (keep it running; a schedule fires only while it does)")
 
 
