@@ -7,8 +7,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-
-
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -203,10 +201,10 @@ def watch(
     work_pool: PoolOption = "instar",
     as_json: JsonFlag = False,
 ) -> None:
-    """Look whether the data changed since the last registered run, and drifted.
+    """See whether the data changed, and drifted.
 
-    With --cron, a Prefect deployment that `instar worker` serves looks again and again, and starts
-    one retraining for each new state of the data.
+    Compared are those of the last registered run. With --cron, a Prefect deployment that `instar
+    worker` serves looks again and again, and starts one retraining for each new state of the data.
     """
     from flows.steps import require_project
 

@@ -165,7 +165,7 @@ def one_start(root: Path) -> Iterator[None]:
         BusyError: Another process holds it: such a run goes on.
     """
     try:
-        with held(root / WATCH / "start.lock", "a run that the data started"):
+        with held(root / WATCH / "start.lock", "instar watch"):
             yield
     except HeldError as other:
         raise BusyError(f"a run that the data started goes on ({other})") from None

@@ -47,6 +47,12 @@ def test_help_of_each_command_teaches_with_an_example(command):
     assert f"Example:  instar {command}" in shown.output
 
 
+@pytest.mark.parametrize("arguments", [[], ["--once", "--cron", "* * * * *"]])
+def test_watch_wants_one_way_of_looking(monkeypatch, capsys, arguments):
+    assert exit_status(monkeypatch, "watch", *arguments) == 2
+    assert "either --once or --cron" in " ".join(capsys.readouterr().err.split())
+
+
 def test_first_lines_of_the_commands_are_not_cut_off():
     commands = CliRunner().invoke(cli.app, ["--help"]).output.partition("Commands:")[2]
     assert "run" in commands
