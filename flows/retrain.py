@@ -52,7 +52,7 @@ def retrain(
     settings: Sequence[str] = (),
     force: bool = False,
     stage_hours: float = 24.0,
-) -> Any:
+) -> dict[str, Any] | State[None]:
     """Retrain in a worktree of HEAD (isolated) or in the checkout at `root` itself.
 
     What a run varies goes into the tracked files of its worktree, so that its commit says so. Runs
@@ -91,12 +91,7 @@ def retrain(
             result = conduct(run, stage_hours)
     else:
         with one_of_the_model(home), isolated_workspace(home, run_id) as place:
-            if take_data:
-                tell("data: took %s as it is now", take_present_data(home, place) or "nothing")
-            for change in change_settings(place, assignments):
-                tell("%s", change)
-            if data_revision:
-                use_data_of(data_revision, place)
+            _vary(place, home, data_revision, take_data, assignments, tell)
             require_project(place)
             former = None if force else _repeated(place, home)
             if former is not None:
@@ -173,6 +168,23 @@ def _attempt(name: str, do: Callable[[], object]) -> TaskError | None:
     except TaskError as problem:
         return problem
     return None
+
+
+def _vary(
+    place: Path,
+    home: Path,
+    data_revision: str | None,
+    take_data: bool,
+    assignments: Sequence[str],
+    tell: Callable[..., None],
+) -> None:
+    """Put what the run varies into the worktree's tracked files; data first, settings name them."""
+    if take_data:
+        tell("data: took %s as it is now", take_present_data(home, place) or "nothing")
+    if data_revision:
+        use_data_of(data_revision, place)
+    for change in change_settings(place, assignments):
+        tell("%s", change)
 
 
 def _assigned(values: Mapping[str, Any]) -> list[str]:
