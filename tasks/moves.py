@@ -157,9 +157,8 @@ def _complete(client: MlflowClient, intent: _Intent, root: str | Path) -> None:
     lines = len(promotion_log.promotions(root)) - intent.logged
     promotion_log.append(root, intent.lines[lines:])
     for line in intent.lines:
-        traces = (STAGES[line["to"]], line["who"], line["time"], line["why"])
         more = move.tags if line["version"] == version else move.tags_of_replaced
-        tags = {**dict(zip(MOVED, traces, strict=True)), **more}
+        tags = {**traces(line), **more}
         set_tags(client, name, line["version"], tags)
     standing.settle(client, name)
     _file(root).unlink(missing_ok=True)
@@ -213,6 +212,12 @@ def _lines(move: Move, former: Mapping[Place, str]) -> list[dict[str, Any]]:
     why = f"{promotion_log.REPLACED} {move.version}"
     gone = {**line, "version": replaced, "from": move.to, "to": "archived", "why": why}
     return [gone, line]
+
+
+def traces(line: Mapping[str, Any]) -> dict[str, str]:
+    """The tags in which a line of the log shows on its version."""
+    told = (STAGES[line["to"]], line["who"], line["time"], line["why"])
+    return dict(zip(MOVED, told, strict=True))
 
 
 def set_tags(client: MlflowClient, name: str, version: str, tags: Mapping[str, str]) -> None:

@@ -17,7 +17,7 @@ from tasks import lineage, tracking
 from tasks.contents import digest
 from tasks.errors import ServerAwayError, TaskError
 from tasks.held import held
-from tasks.moves import WHOEVER, Move, carry_out
+from tasks.moves import WHOEVER, Move, carry_out, set_tags, traces
 from tasks.params import load_params
 from tasks.promotion_log import PROMOTIONS, promotions, stood
 from tasks.serving import log_served_model
@@ -120,10 +120,13 @@ def remake(root: str | Path, run_id: str, tracking_uri: str | None = None) -> st
 def stand_as_logged(name: str, root: str | Path, tracking_uri: str | None = None) -> None:
     """Gives aliases and stages back that the promotion log tells of, where MLflow has lost them."""
     logged = promotions(root)
-    moved = {line["version"] for line in logged if line["name"] == name}
+    # The last of each version.
+    moved = {line["version"]: line for line in logged if line["name"] == name}
     places = stood(logged, name)
     with explained(tracking_uri or tracking.tracking_uri_of(root)) as client:
-        for version in moved - set(places.values()):
+        for version, line in moved.items():
+            set_tags(client, name, version, traces(line))
+        for version in moved.keys() - set(places.values()):
             set_stage(client, name, version, STAGES["archived"])
         for place, version in places.items():
             client.set_registered_model_alias(name, place, version)
