@@ -100,7 +100,7 @@ def test_model_abstains_below_its_threshold_and_keeps_its_guess(fitted):
     classifier, open_minded = fitted
     sure = open_minded.predict(images(40))
     assert not sure["abstained"].any() and (sure["label"] == sure["guess"]).all()
-    threshold = float(sure["confidence"].median())
+    threshold = float(sure["confidence"].sort_values().iloc[20])  # which is just enough
     shy = ServedModel(classifier, CLASSES, SIZE, 1, {"threshold": threshold})
     answer = shy.predict(images(40))
     assert answer["abstained"].tolist() == (sure["confidence"] < threshold).tolist()
