@@ -52,7 +52,7 @@ def watch(
             report = look(home, alpha, sample)
             _show(report)
             now, why = due(report, start, settle)
-            get_run_logger().info("%s; %s", sentence(report), why)
+            get_run_logger().info("%s; %s", sentence(report), why if report.changed else "no run")
             if not now:
                 name = "Waiting" if report.changed else "Unchanged"
                 return Completed(name=name, message=_capital(why))

@@ -60,7 +60,7 @@ def verdict(report: Report) -> str:
     )
     said = f"p = {drift.p:.4g}, alpha = {drift.alpha:g}, {compared}.{unread}"
     if drift.drifted:
-        return f"Drift: YES, most in {_nearest(drift)}. {said}"
+        return f"Drift: YES, seen in {_seen_in(drift)}. {said}"
     return f"Drift: none seen. {said}"
 
 
@@ -94,5 +94,8 @@ def first(items: Items) -> str:
     return ", ".join(map(printable, items.first)) + more
 
 
-def _nearest(drift: Drift) -> str:
-    return min(drift.statistics, key=lambda each: each.p).name
+def _seen_in(drift: Drift) -> str:
+    """The measures that show it; the nearest to it if only all together do."""
+    lowest = min(each.p for each in drift.statistics)
+    limit = max(lowest, drift.alpha)
+    return ", ".join(each.name for each in drift.statistics if each.p <= limit)

@@ -44,8 +44,8 @@ def raw_data_of(root: Path, commit: str) -> RawData:
         TaskError: The commit is not here, or holds no run.
     """
     path = os.path.normpath(_read(root, commit, "params.yaml")["data"]["path"])
-    deps = _read(root, commit, "dvc.lock")["stages"]["prepare"]["deps"]
-    for dep in deps:
+    prepare = _read(root, commit, "dvc.lock").get("stages", {}).get("prepare", {})
+    for dep in prepare.get("deps", []):
         if os.path.normpath(dep["path"]) == path:
             return RawData(path, str(dep["md5"]), dep.get("nfiles"))
     raise TaskError(

@@ -45,7 +45,7 @@ def printed(report):
 def test_change_and_drift_are_told_in_words_and_numbers():
     said = printed(REPORT)
     assert "changed since tiny@2: 200 new, 0 removed, 1 changed" in said
-    assert "Drift: YES, most in brightness. p = 0.0005, alpha = 0.01, 200 new images" in said
+    assert "Drift: YES, seen in brightness. p = 0.0005, alpha = 0.01, 200 new images" in said
     assert "3 more could not be read" in said and "0.410" in said
     alike = dataclasses.replace(REPORT, drift=dataclasses.replace(DRIFT, drifted=False, p=0.3))
     assert "Drift: none seen. p = 0.3" in verdict(alike)
