@@ -56,19 +56,23 @@ def make_tiny_project(root: Path) -> Path:
     return root
 
 
-def write_digits(path: Path) -> None:
-    """The 8x8 digits of scikit-learn, doubled: 600 to learn from, 200 to test on."""
+def write_digits(path: Path, train: int = 600) -> None:
+    """The 8x8 digits of scikit-learn, doubled: so many to learn from, always the same 200 to test.
+
+    There are 1,597 to learn from.
+    """
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    images = (digits.images[:800] * 15).astype(np.uint8).repeat(2, axis=1).repeat(2, axis=2)
-    labels = digits.target[:800].astype(np.int64)
+    images = (digits.images * 15).astype(np.uint8).repeat(2, axis=1).repeat(2, axis=2)
+    labels = digits.target.astype(np.int64)
+    learned = np.r_[0:600, 800 : len(labels)][:train]
     np.savez(
         path,
-        train_images=images[:600],
-        train_labels=labels[:600],
-        test_images=images[600:],
-        test_labels=labels[600:],
+        train_images=images[learned],
+        train_labels=labels[learned],
+        test_images=images[600:800],
+        test_labels=labels[600:800],
     )
 
 
