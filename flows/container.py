@@ -12,7 +12,6 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.error import HTTPError
 
 from flows import seaweed
 from flows.servers import answers
@@ -66,16 +65,13 @@ def _accounts() -> None:
     mlflow, admin = _given("MLFLOW_TRACKING_URI"), _given("MLFLOW_ADMIN_PASSWORD")
     password = _given("MLFLOW_TRACKING_PASSWORD")
     deadline = time.monotonic() + _PATIENCE
-    try:
-        while not (
-            seaweed.ensure_buckets(store, "admin", secret, BUCKETS)
-            and ensure_user(mlflow, admin, password)
-        ):
-            if time.monotonic() > deadline:
-                raise TaskError(f"{store} or {mlflow} does not answer: see their logs.")
-            time.sleep(1.0)
-    except HTTPError as error:
-        raise TaskError(f"{mlflow} refuses to make the user instar ({error}).") from None
+    while not (
+        seaweed.ensure_buckets(store, "admin", secret, BUCKETS)
+        and ensure_user(mlflow, admin, password)
+    ):
+        if time.monotonic() > deadline:
+            raise TaskError(f"{store} or {mlflow} does not answer: see their logs.")
+        time.sleep(1.0)
 
 
 def _given(name: str) -> str:

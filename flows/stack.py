@@ -86,7 +86,7 @@ def supervise(root: Path, folder: Path) -> None:
     signal.signal(signal.SIGTERM, _end)
     with held(folder / "lock", "make stack"), ExitStack() as running:
         running.callback(_tidy, folder)
-        access = open_access(folder)
+        access = open_access(folder, running)
         leashes: dict[str, Leash] = {}
         for group in servers(folder, access):
             for server in group:

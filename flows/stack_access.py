@@ -12,13 +12,16 @@ import os
 import secrets
 import shlex
 import socket
+import tempfile
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from flows.seaweed import SHADOW, is_blocked
 from flows.servers import MLFLOW_PORT, PREFECT_PORT, free_port
 from tasks.errors import TaskError
+from tasks.held import HeldError, held
 
 USER = "instar"
 # A key that may use the bucket of this name, besides the administrator's.
@@ -86,8 +89,12 @@ SILENCE = {
 }
 
 
-def open_access(folder: Path) -> Access:
+def open_access(folder: Path, reserved: ExitStack) -> Access:
     """The access kept in a stack's folder, made where it lacks; ports that are taken now change.
+
+    Args:
+        folder: The stack's.
+        reserved: Keeps other stacks of this user from the ports until their servers listen, and on.
 
     Raises:
         TaskError: The file is broken.
@@ -104,7 +111,7 @@ def open_access(folder: Path) -> Access:
         ) from None
     # Hexadecimal: no shell, URL or configuration file has to quote it.
     passwords = {name: value or secrets.token_hex(20) for name, value in passwords.items()}
-    access = Access(_free_ports(ports), passwords)
+    access = Access(_free_ports(ports, reserved), passwords)
     write_private(kept, json.dumps({"ports": access.ports, "passwords": passwords}, indent=2))
     lines = [f"export {name}={shlex.quote(value)}" for name, value in access.for_people().items()]
     write_private(folder / "env", "\n".join(lines) + "\n")
@@ -120,21 +127,29 @@ def write_private(path: Path, text: str) -> None:
     new.replace(path)
 
 
-def _free_ports(former: Mapping[str, int]) -> dict[str, int]:
-    ports = {name: free_port(former.get(name, wish)) for name, wish in _WISHES.items()}
-    taken = set(ports.values())
-    for name, wish in _STORE_WISHES.items():
-        ports[name] = _twin_port(former.get(name, wish), taken)
-        taken |= {ports[name], ports[name] + SHADOW}
+def _free_ports(former: Mapping[str, int], reserved: ExitStack) -> dict[str, int]:
+    ports: dict[str, int] = {}
+    for name, wish in (_WISHES | _STORE_WISHES).items():
+        port = free_port(former.get(name, wish))
+        while not _reserve(port, name in _STORE_WISHES, reserved):
+            port = free_port()
+        ports[name] = port
     return ports
 
 
-def _twin_port(wish: int, taken: set[int]) -> int:
-    """A free port whose shadow is free, too."""
-    port = free_port(wish)
-    while port in taken or not _is_free(port + SHADOW) or is_blocked(port):
-        port = free_port()
-    return port
+def _reserve(port: int, twin: bool, reserved: ExitStack) -> bool:
+    """Take a free port, and its shadow, before another stack does; False if one is taken."""
+    if twin and (not _is_free(port + SHADOW) or is_blocked(port)):
+        return False
+    place = Path(tempfile.gettempdir(), f"instar-ports-{os.geteuid()}")
+    with ExitStack() as taken:
+        for number in (port, port + SHADOW) if twin else (port,):
+            try:
+                taken.enter_context(held(place / str(number), "a stack"))
+            except HeldError:
+                return False
+        reserved.push(taken.pop_all())
+    return True
 
 
 def _is_free(port: int) -> bool:

@@ -16,6 +16,7 @@ from typing import Any
 from flows import postgres, seaweed
 from flows.servers import answers
 from flows.stack_access import BUCKETS, SILENCE, USER, Access, write_private
+from tasks.errors import TaskError
 
 # Known by this variable, which all that the stack starts inherits.
 MARK = "INSTAR_STACK"
@@ -169,7 +170,11 @@ def mlflow_accounts(database: str, admin_password: str) -> str:
 
 
 def ensure_user(address: str, admin_password: str, password: str) -> bool:
-    """See that MLflow knows the user `instar`; False while it does not answer."""
+    """See that MLflow knows the user `instar`; False while it does not answer.
+
+    Raises:
+        TaskError: It does not know its administrator by this password.
+    """
     if not answers(f"{address}/health"):
         return False
     users, admin = f"{address}/api/2.0/mlflow/users", f"admin:{admin_password}"
@@ -177,7 +182,10 @@ def ensure_user(address: str, admin_password: str, password: str) -> bool:
         ask(f"{users}/get?username={USER}", admin)
     except urllib.error.HTTPError as error:
         if error.code != 404:
-            raise
+            raise TaskError(
+                f"the MLflow at {address} refuses this stack's administrator ({error}): another "
+                "server has taken the port, or the password was changed there."
+            ) from None
         ask(f"{users}/create", admin, {"username": USER, "password": password})
     return True
 

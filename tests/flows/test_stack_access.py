@@ -1,0 +1,63 @@
+"""Ports and passwords of a stack: its own, kept, and nobody else's."""
+
+import os
+import subprocess
+from contextlib import ExitStack
+
+import pytest
+
+from flows.stack_access import open_access, write_private
+from tasks.errors import TaskError
+
+
+@pytest.fixture
+def here():
+    with ExitStack() as stack:
+        yield stack
+
+
+def test_two_stacks_that_start_at_once_take_different_ports(tmp_path, here):
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in folders:
+        folder.mkdir()
+    first, second = (open_access(folder, here) for folder in folders)
+    used = [
+        {*access.ports.values(), *(access.ports[name] + 10000 for name in ("s3", "filer"))}
+        for access in (first, second)
+    ]
+    assert not used[0] & used[1]
+
+
+def test_a_stack_that_ended_leaves_its_ports_and_keeps_its_passwords(tmp_path):
+    with ExitStack() as reserved:
+        before = open_access(tmp_path, reserved)
+    with ExitStack() as reserved:
+        assert open_access(tmp_path, reserved) == before
+    assert len(set(before.passwords.values())) == len(before.passwords)
+
+
+def test_a_shell_that_sources_env_has_what_clients_need(tmp_path, here):
+    access = open_access(tmp_path, here)
+    shown = subprocess.run(
+        ["bash", "-c", f"source {tmp_path}/env && env"], capture_output=True, text=True, check=True
+    )
+    for name, value in access.for_people().items():
+        assert f"{name}={value}" in shown.stdout.splitlines()
+    people = set(access.for_people().values())
+    assert not people & {access.passwords["postgres"], access.passwords["mlflow_admin"]}
+
+
+def test_a_private_file_is_private_though_there_was_an_open_one(tmp_path):
+    path = tmp_path / "secret"
+    path.write_text("old")
+    path.chmod(0o666)
+    write_private(path, "new")
+    assert path.read_text() == "new"
+    assert os.stat(path).st_mode & 0o777 == 0o600
+
+
+def test_broken_passwords_are_named_and_not_replaced(tmp_path, here):
+    (tmp_path / "server.json").write_text("{")
+    with pytest.raises(TaskError, match=r"server.json is broken"):
+        open_access(tmp_path, here)
+    assert (tmp_path / "server.json").read_text() == "{"
