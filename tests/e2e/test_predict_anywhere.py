@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from tests.data.test_object_store import upload
+from tests.data.test_buckets import upload
 from tests.e2e.tiny_project import environment, instar
 from tests.servers import ObjectStore, Server, free_port
 

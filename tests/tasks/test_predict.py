@@ -18,7 +18,7 @@ from tasks.errors import TaskError
 from tasks.loading import loaded
 from tasks.predict import predict
 from tasks.serving import DESCRIPTION, ServedModel, build_served_model
-from tests.data.test_object_store import upload
+from tests.data.test_buckets import upload
 from tests.servers import ObjectStore, wait_until
 from tests.tasks.conftest import CLASSES, SIZE, publish, uri, write_classifier
 
