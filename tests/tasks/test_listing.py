@@ -65,7 +65,7 @@ def test_only_what_changed_is_read_again(root, hashed):
     assert [n for n in first.items if second.items[n] != first.items[n]] == ["a/2.png"]
 
 
-def test_a_file_put_in_the_place_of_another_with_its_size_and_time_is_seen(root):
+def test_a_file_put_in_the_place_of_another_with_its_size_and_time_is_seen(root, hashed):
     first = list_data(root, "pics")
     path = root / "pics" / "a" / "1.png"
     stat = path.stat()
