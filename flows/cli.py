@@ -145,6 +145,47 @@ def ui(
     show_uis(Path.cwd(), browser)
 
 
+@app.command(
+    epilog="Example:  instar compare --vary pretrain.epochs=5,20 --vary pretrain.batch_size=128,256"
+)
+def compare(
+    methods: Annotated[
+        str | None, typer.Option(help="Methods: short for --vary pretrain.method.name=….")
+    ] = None,
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=V1,V2", help="A setting and its values; all combinations run."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of each variant, from 0 on.")] = 3,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", "-S", metavar="KEY=VALUE", help="A setting of all cells."),
+    ] = None,
+    at_once: Annotated[
+        int | None, typer.Option(min=1, help="Cells side by side [what the machine allows].")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Compare methods, or any settings, over seeds.
+
+    Each cell runs on HEAD in a worktree of its own and becomes a DVC experiment; nothing is
+    registered. Exit status 1 if a cell failed: the others are kept, and stand in the leaderboard.
+    """
+    from flows.comparing import compare_here, show
+
+    result = compare_here(
+        Path.cwd(), methods, vary or [], seeds, assignments or [], at_once, quiet=as_json
+    )
+    if as_json:
+        print(json.dumps(result, indent=2))
+    else:
+        from rich.console import Console
+
+        show(result, Console())
+    if any(cell["reason"] is not None for cell in result["cells"]):
+        raise typer.Exit(1)
+
+
 @app.command(epilog='Example:  instar schedule --cron "0 3 * * *" --timezone Europe/Berlin')
 def schedule(
     cron: Annotated[str, typer.Option(help='Minute hour day month weekday: "0 3 * * *".')],

@@ -56,6 +56,24 @@ def new_run_id() -> str:
     return f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
+def find_data_at_home(root: Path, home: Path) -> None:
+    """See that a worktree of the checkout `home` has its raw data.
+
+    Raises:
+        TaskError: `data.path` lies in the checkout, but neither git nor DVC tracks it.
+    """
+    data = load_params(root / "params.yaml").data
+    if data.source in BUILT_IN:
+        # Pinned by checksum, so it may come from the checkout's own download.
+        os.environ.setdefault("INSTAR_DATASETS", str(home / "data" / "raw"))
+    # What a .dvc file tracks `fetch` brings.
+    elif not (root / data.path).exists() and not dvc_file_of(Path(data.path), root):
+        raise TaskError(
+            f"data.path: {data.path} is in no commit, so a scheduled run cannot see it: "
+            f"`dvc add {data.path}`, commit the .dvc file, `dvc push`."
+        )
+
+
 class Retraining:
     """One retraining in a workspace; its steps are called in the order in which they stand here.
 
@@ -84,7 +102,7 @@ class Retraining:
 
     def __enter__(self) -> Retraining:
         if self.root != self.home:
-            self._find_data_at_home()
+            find_data_at_home(self.root, self.home)
         missing = untracked_code(self.root)
         if missing:
             # Said now, as registration will refuse it after all the computing.
@@ -234,23 +252,6 @@ class Retraining:
 
     def _show_wait(self, stage: str, holder: str) -> None:
         self._tell(f"{stage}: waiting for the same computation ({holder})")
-
-    def _find_data_at_home(self) -> None:
-        """See that the worktree has its raw data.
-
-        Raises:
-            TaskError: `data.path` lies in the checkout, but neither git nor DVC tracks it.
-        """
-        data = load_params(self.root / "params.yaml").data
-        if data.source in BUILT_IN:
-            # Pinned by checksum, so it may come from the checkout's own download.
-            os.environ.setdefault("INSTAR_DATASETS", str(self.home / "data" / "raw"))
-        # What a .dvc file tracks `fetch` brings.
-        elif not (self.root / data.path).exists() and not dvc_file_of(Path(data.path), self.root):
-            raise TaskError(
-                f"data.path: {data.path} is in no commit, so a scheduled run cannot see it: "
-                f"`dvc add {data.path}`, commit the .dvc file, `dvc push`."
-            )
 
     def _refuse_edits(self) -> None:
         """See that the run's commit will hold what made the weights, not what was typed since."""

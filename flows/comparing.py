@@ -1,0 +1,176 @@
+"""What `instar compare` does behind its options, and how it ends on the terminal."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from flows.servers import PrefectServer
+from flows.settings import change_settings
+from flows.steps import find_data_at_home, new_run_id, require_project
+from tasks.comparison import METHOD, Cell, fitting_at_once, grid
+from tasks.errors import TaskError
+from tasks.lineage import git
+from tasks.params import Params, load_params
+from tasks.remote import fetch
+from tasks.workspace import isolated
+
+
+def compare_here(
+    root: Path,
+    methods: str | None,
+    vary: Sequence[str],
+    seeds: int,
+    assignments: Sequence[str],
+    at_once: int | None,
+    quiet: bool,
+) -> dict[str, Any]:
+    """Compare settings on HEAD; see `instar compare`.
+
+    Returns:
+        What `show` shows.
+
+    Raises:
+        TaskError: A cell's settings are not valid, or Prefect's server went away.
+    """
+    console = Console(stderr=quiet)
+    vary = [*([f"{METHOD}={methods}"] if methods else []), *vary]
+    cells = grid(vary, seeds, assignments)
+    require_project(root)
+    name = new_run_id()
+    params = _require_valid(root, name, cells)
+    if edited := git(root, "diff", "--name-only", "HEAD"):
+        console.print(f"note: on HEAD, so without what you edited: {', '.join(edited.split())}")
+    if at_once is None:
+        cores = len(os.sched_getaffinity(0))
+        at_once = fitting_at_once(params, cores, psutil.virtual_memory().available)
+    console.print(f"[bold]Comparison {name}[/]: {len(cells)} cells, {at_once} at once")
+    with PrefectServer(root) as server:
+        # Prefect reads its settings at import: not before the server's address is known.
+        from flows.compare import compare_flow
+
+        server.wait()
+        return _run_flow(
+            lambda: compare_flow(name, at_once)(str(root), name, vary, seeds, assignments, at_once),
+            server,
+            console,
+        )
+
+
+def show(result: dict[str, Any], console: Console) -> None:
+    """Print the leaderboard and what it says."""
+    console.print()
+    console.print(_table(result))
+    console.print(result["verdict"], highlight=False, markup=False)
+    for cell in result["cells"]:
+        if cell["reason"] is not None:
+            said = f"  · {cell['name']} failed: {cell['reason']}"
+            console.print(said, markup=False, highlight=False, soft_wrap=True)
+    if result["not_recorded"]:
+        console.print(f"Not in MLflow: {result['not_recorded']}", markup=False, highlight=False)
+    else:
+        where = result["page"] or "`instar ui`"
+        said = f"In MLflow: run `compare {result['comparison']}` ({where})"
+        console.print(said, markup=False, highlight=False, soft_wrap=True)
+    if any(cell["experiment"] for cell in result["cells"]):
+        console.print("Next: dvc exp show   (each cell; `dvc exp apply NAME` takes its settings)")
+
+
+def _require_valid(root: Path, name: str, cells: Sequence[Cell]) -> list[Params]:
+    """The settings of every cell; HEAD's results are fetched by the way.
+
+    Raises:
+        TaskError: Those of one are not valid.
+    """
+    found = []
+    with isolated(root, f"{name}-check") as place:
+        pristine = (place / "params.yaml").read_bytes()
+        for cell in cells:
+            change_settings(place, cell.assignments)
+            found.append(load_params(place / "params.yaml"))
+            find_data_at_home(place, root)
+            (place / "params.yaml").write_bytes(pristine)
+        fetch(place)
+    return found
+
+
+def _run_flow(run: Any, server: PrefectServer, console: Console) -> dict[str, Any]:
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    teller = _Teller(console)
+    logger = logging.getLogger("prefect.flow_runs")
+    logger.addHandler(teller)
+    try:
+        result: dict[str, Any] = run()
+        return result
+    except TaskError:
+        raise
+    except Exception:
+        if server.answers():
+            raise
+        PrefectServer.lost = True
+        raise TaskError(
+            "Prefect's server went away during the comparison. Cells that were done are kept: the "
+            "same command finds them in DVC's cache."
+        ) from None
+    finally:
+        logger.removeHandler(teller)
+        # Before our own server stops: what is still on its way would only raise noise.
+        APILogWorker.drain_all(timeout=5)
+        EventsWorker.drain_all(timeout=5)
+
+
+class _Teller(logging.Handler):
+    """Shows on the terminal what the flow logs."""
+
+    def __init__(self, console: Console):
+        super().__init__(logging.INFO)
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.module == "compare":  # not what Prefect says of every flow
+            said = f"  {record.getMessage()}"
+            self._console.print(said, markup=False, highlight=False, soft_wrap=True)
+
+
+def _table(result: dict[str, Any]) -> Table:
+    title = "Leaderboard: accuracy on the test set, in percent"
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    table.pad_edge = False
+    table.add_column("")
+    table.add_column("variant")
+    for column in ("pretrained", "scratch", "gain", "behind", "seconds"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for place, row in enumerate(result["leaderboard"], 1):
+        done = f"{len(row['seeds'])} of {len(row['seeds']) + len(row['failed'])} seeds"
+        table.add_row(
+            "best" if place == 1 and row["pretrained"] else str(place),
+            f"{row['variant']} ({done})" if row["failed"] else row["variant"],
+            _shown(row["pretrained"], ""),
+            "–" if row["scratch"] is None else f"{100 * row['scratch']['mean']:.2f}",
+            _shown(row["gain"], "+"),
+            _shown(row["behind"], "+"),
+            "–" if row["seconds"] is None else f"{row['seconds']:.0f}",
+        )
+    table.caption = f"Beneath: 95% intervals over test images and {result['over']}."
+    table.caption_justify = "left"
+    return table
+
+
+def _shown(value: dict[str, Any] | None, sign: str) -> str:
+    """The mean, and beneath it the interval, so that all fits a terminal."""
+    if value is None:
+        return "–"
+    mean, low, high = (value[key] for key in ("mean", "low", "high"))
+    if low is None:
+        return f"{100 * mean:{sign}.2f}"
+    return f"{100 * mean:{sign}.2f}\n{100 * low:{sign}.1f} … {100 * high:{sign}.1f}"
