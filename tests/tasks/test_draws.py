@@ -17,7 +17,8 @@ from tests.tasks.test_report import PICTURES, make_content
 PARAMS = """\
 data: {source: npz, path: images.npz, size: 8, channels: 1}
 pretrain: {method: {name: simclr}}
-finetune: {learner: {name: linear-probe}, label_fraction: 0.1, draws: 3}
+finetune:
+  {learner: {name: linear-probe}, label_fraction: 0.1, draws: 3, abstain_target: null}
 """
 
 

@@ -67,12 +67,15 @@ import pathlib, signal, subprocess, sys, time
 late = (
     "import pathlib, signal, sys, time;"
     "signal.signal(signal.SIGTERM, lambda *_: (pathlib.Path('asked').touch(), sys.exit()));"
+    "signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM]);"  # not asked before it can hear
     "time.sleep(600)"
 )
+deaf = lambda: signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 born = []
 def bear(*_):
     if not born:
-        born.append(subprocess.Popen([sys.executable, "-c", late], start_new_session=True))
+        command = [sys.executable, "-c", late]
+        born.append(subprocess.Popen(command, start_new_session=True, preexec_fn=deaf))
 signal.signal(signal.SIGTERM, bear)
 pathlib.Path("ready").touch()
 while True:
