@@ -18,7 +18,7 @@ PARAMS = """\
 data: {source: npz, path: images.npz, size: 8, channels: 1}
 pretrain: {method: {name: simclr}}
 finetune:
-  {learner: {name: linear-probe}, label_fraction: 0.1, draws: 3, abstain_target: null}
+  {learner: {name: linear-probe}, label_fraction: 0.1, draws: 3, abstain_target: 0}
 """
 
 
