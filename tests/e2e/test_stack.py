@@ -271,6 +271,15 @@ def test_a_worse_model_is_registered_and_refused(stack):
     assert stack.production() == "2"
 
 
+def test_production_goes_back_in_one_command_and_the_history_tells_of_it(stack):
+    back = stack.instar("rollback", "tiny", "--reason", "wrong on sevens")
+    assert back.returncode == 0, back.stdout + back.stderr
+    assert stack.production() == "1"
+    told = stack.instar("history", "tiny")
+    assert "version 1: Archived → Production" in told.stdout, told.stdout + told.stderr
+    assert "rolled back from version 2: wrong on sevens" in told.stdout
+
+
 @pytest.fixture(scope="module")
 def clone(stack, tmp_path_factory):
     """A clone of the commit in Production, with nothing but what git has."""
@@ -311,6 +320,11 @@ def test_a_user_without_rights_cannot_promote(stack, as_user, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", reader["username"])
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", reader["password"])
     before = promotions(stack.root)
+    override = ("--to", "Production", "--override", "--reason", "I want it")
+    account = {f"MLFLOW_TRACKING_{name.upper()}": value for name, value in reader.items()}
+    asked = stack.instar("promote", "tiny@3", *override, **account)
+    assert asked.returncode == 1
+    assert "does not let user reader change this" in asked.stderr
     with pytest.raises(TaskError, match="does not let user reader change this") as refused:
         move("tiny", "1", "challenger", "reader", "I want it", {}, stack.root)
     assert "\n" not in str(refused.value)
