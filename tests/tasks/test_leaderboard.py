@@ -1,5 +1,8 @@
 """Variants are ranked by accuracy, and a lead is called one only where it is beyond noise."""
 
+import csv
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -114,11 +117,12 @@ def test_nothing_done_is_said(results):
 
 
 def test_tables_hold_every_variant(results):
-    table = rows(leaderboard(results((0.7, 0.7), (None, None))))
-    assert as_csv(table).splitlines()[2].startswith("2,2,,,")
+    found = results((0.7, 0.7), (None, None))
+    table = rows(leaderboard([*found[:3], replace(found[3], reason="one\ntwo | three")]))
+    assert [row["place"] for row in csv.DictReader(as_csv(table).splitlines(True))] == ["1", "2"]
     lines = as_markdown(table, "said").splitlines()
     assert lines[0] == "said" and lines[-1].startswith("| 2 | 2 |")
-    assert len({line.count("|") for line in lines[2:]}) == 1
+    assert len({line.replace("\\|", "").count("|") for line in lines[2:]}) == 1
 
 
 def test_mlflow_has_a_parent_with_the_leaderboard_and_a_child_for_each_cell(results, project):
