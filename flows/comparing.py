@@ -145,16 +145,16 @@ class _Teller(logging.Handler):
 def _table(result: dict[str, Any]) -> Table:
     title = "Leaderboard: accuracy on the test set, in percent"
     table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
-    table.pad_edge = False
+    table.pad_edge, table.padding = False, (0, 1, 0, 0)
     table.add_column("")
-    table.add_column("variant")
+    table.add_column("variant", overflow="fold")
     for column in ("pretrained", "scratch", "gain", "behind", "seconds"):
         table.add_column(column, justify="right", no_wrap=True)
     for place, row in enumerate(result["leaderboard"], 1):
         done = f"{len(row['seeds'])} of {len(row['seeds']) + len(row['failed'])} seeds"
         table.add_row(
             "best" if place == 1 and row["pretrained"] else str(place),
-            f"{row['variant']} ({done})" if row["failed"] else row["variant"],
+            f"{row['variant']}\n{done}" if row["failed"] else row["variant"],
             _shown(row["pretrained"], ""),
             "–" if row["scratch"] is None else f"{100 * row['scratch']['mean']:.2f}",
             _shown(row["gain"], "+"),
