@@ -127,6 +127,19 @@ def write_private(path: Path, text: str) -> None:
     new.replace(path)
 
 
+def private_tmp() -> Path:
+    """This user's own folder for temporary files, with a name short enough for sockets.
+
+    Raises:
+        TaskError: Somebody else has made it.
+    """
+    place = Path(tempfile.gettempdir(), f"instar-{os.geteuid()}")
+    place.mkdir(mode=0o700, exist_ok=True)
+    if place.lstat().st_uid != os.geteuid() or place.is_symlink():
+        raise TaskError(f"{place} belongs to another user: remove it.")
+    return place
+
+
 def _free_ports(former: Mapping[str, int], reserved: ExitStack) -> dict[str, int]:
     ports: dict[str, int] = {}
     for name, wish in (_WISHES | _STORE_WISHES).items():
@@ -141,7 +154,7 @@ def _reserve(port: int, twin: bool, reserved: ExitStack) -> bool:
     """Take a free port, and its shadow, before another stack does; False if one is taken."""
     if twin and (not _is_free(port + SHADOW) or is_blocked(port)):
         return False
-    place = Path(tempfile.gettempdir(), f"instar-ports-{os.geteuid()}")
+    place = private_tmp() / "ports"
     with ExitStack() as taken:
         for number in (port, port + SHADOW) if twin else (port,):
             try:

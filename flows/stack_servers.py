@@ -15,7 +15,7 @@ from typing import Any
 
 from flows import postgres, seaweed
 from flows.servers import answers
-from flows.stack_access import BUCKETS, SILENCE, USER, Access, write_private
+from flows.stack_access import BUCKETS, SILENCE, USER, Access, private_tmp, write_private
 from tasks.errors import TaskError
 
 # Known by this variable, which all that the stack starts inherits.
@@ -142,7 +142,8 @@ def _prefect(folder: Path, access: Access) -> Server:
 
 def _worker(access: Access) -> Server:
     command = [sys.executable, "-m", "flows.cli", "worker", "--work-pool", POOL]
-    settings = access.for_people()
+    # Prefect's runs share one folder in /tmp, which the first user of a machine owns.
+    settings = {**access.for_people(), "TMPDIR": str(private_tmp())}
     api, account = settings["PREFECT_API_URL"], settings["PREFECT_API_AUTH_STRING"]
     return Server("worker", command, settings, lambda: has_worker(api, account))
 
