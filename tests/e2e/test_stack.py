@@ -147,6 +147,9 @@ def stack(tmp_path_factory):
         pytest.skip(str(missing))
     root = make_tiny_project(tmp_path_factory.mktemp("stack") / "project")
     (root / ".dvc" / "config").write_text(REMOTE)
+    # Enough draws for the gate to tell skill from luck, and few labels, to be surpassed later.
+    few = ("finetune.draws=4", "finetune.label_fraction=0.05")
+    assert instar(root, "set", *few).returncode == 0
     git(root, "commit", "-q", "-a", "-m", "remote")
     # Not in pytest's own folder: PostgreSQL's user must be able to enter.
     folder = Path(tempfile.mkdtemp(prefix="instar-stack-"))
@@ -259,13 +262,13 @@ def test_the_model_in_production_is_made_again_from_the_bucket(stack):
 
 def test_more_data_and_a_better_model_get_to_production(stack):
     write_digits(stack.root / "digits.npz", train=1400)
-    stack.change("finetune.learner.steps=60")
+    stack.change("finetune.label_fraction=0.5", "finetune.learner.steps=60")
     assert stack.fire()["type"] == "COMPLETED", logs(stack.folder)
     assert stack.production() == "2"
 
 
 def test_a_worse_model_is_registered_and_refused(stack):
-    stack.change("finetune.learner.steps=1")
+    stack.change("finetune.label_fraction=0.05")
     assert stack.fire()["type"] == "COMPLETED", logs(stack.folder)
     assert stack.versions() == ["1", "2", "3"]
     assert stack.production() == "2"
@@ -325,6 +328,7 @@ def test_a_user_without_rights_cannot_promote(stack, as_user, monkeypatch):
     asked = stack.instar("promote", "tiny@3", *override, **account)
     assert asked.returncode == 1
     assert "does not let user reader change this" in asked.stderr
+    assert len(asked.stderr.splitlines()) == 1
     with pytest.raises(TaskError, match="does not let user reader change this") as refused:
         move("tiny", "1", "challenger", "reader", "I want it", {}, stack.root)
     assert "\n" not in str(refused.value)
