@@ -19,15 +19,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.seaweed import SHADOW, is_blocked
-from flows.servers import MLFLOW_PORT, PREFECT_PORT, free_port
+from flows.servers import free_port
 from tasks.errors import TaskError
 from tasks.held import HeldError, held
 
 USER = "instar"
 # A key that may use the bucket of this name, besides the administrator's.
 BUCKETS = ("instar", "mlflow")
-# Where each server listens if nobody else does.
-_WISHES = {"postgres": 5433, "mlflow": MLFLOW_PORT, "prefect": PREFECT_PORT}
+# Where each server listens if nobody else does; not where `instar ui` begins to look.
+_WISHES = {"postgres": 5433, "mlflow": 5500, "prefect": 4300}
 _STORE_WISHES = {"s3": 8333, "master": 9333, "volume": 9340, "filer": 8888}
 _PASSWORDS = (
     "postgres",

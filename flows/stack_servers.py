@@ -180,14 +180,17 @@ def ensure_user(address: str, admin_password: str, password: str) -> bool:
         return False
     users, admin = f"{address}/api/2.0/mlflow/users", f"admin:{admin_password}"
     try:
-        ask(f"{users}/get?username={USER}", admin)
+        try:
+            ask(f"{users}/get?username={USER}", admin)
+        except urllib.error.HTTPError as error:
+            if error.code != 404:
+                raise
+            ask(f"{users}/create", admin, {"username": USER, "password": password})
     except urllib.error.HTTPError as error:
-        if error.code != 404:
-            raise TaskError(
-                f"the MLflow at {address} refuses this stack's administrator ({error}): another "
-                "server has taken the port, or the password was changed there."
-            ) from None
-        ask(f"{users}/create", admin, {"username": USER, "password": password})
+        raise TaskError(
+            f"the MLflow at {address} does not know this stack's administrator ({error}): another "
+            "server has taken the port, or the password was changed there; start again."
+        ) from None
     return True
 
 
