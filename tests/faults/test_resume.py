@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 from flows.settings import change_settings
+from tasks.calibration import FOLDS
 from tasks.finetune import finetune
 from tasks.pretrain import pretrain
 from tasks.stage import stage
@@ -30,6 +31,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 EPOCHS, STEPS = 4, 9
 DRAWS = 3
+# Both arms, and the refits that tell when to abstain.
+FITS = 2 * DRAWS + FOLDS
 ENGINES = ("batched", "albumentations")
 SETTINGS = (
     f"pretrain.epochs={EPOCHS}",
@@ -180,10 +183,10 @@ def assert_pretraining_survives(root, whole, kills):
 
 def assert_finetuning_survives(root, whole, after, delay):
     kept = kill_finetuning(root, after, delay)
-    assert after <= kept <= 2 * DRAWS
+    assert after <= kept <= FITS
     run(root, "-m", "tasks.finetune")
     assert read(root, "finetune") == whole
-    assert notes(root, "finetune") == [f"resuming with {kept} of {2 * DRAWS} fits done"]
+    assert notes(root, "finetune") == [f"resuming with {kept} of {FITS} fits done"]
 
 
 def test_pretraining_killed_at_a_step_ends_in_the_same_bytes(prepared, uninterrupted, tmp_path):
