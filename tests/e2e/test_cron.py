@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.tiny_project import environment, git, instar, make_tiny_project
+from tests.e2e.tiny_project import environment, git, instar, make_tiny_project, prefect
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -74,20 +74,6 @@ def versions(project):
 def states(project):
     ended = prefect(project, "flow-run", "ls", "--state-type", "COMPLETED", "-o", "json")
     return {run["state"]["name"] for run in json.loads(ended)}
-
-
-def prefect(project, *arguments):
-    """Type `prefect …` against the server that the project's worker uses."""
-    address = (project / ".instar" / "prefect" / "server" / "address").read_text()
-    done = subprocess.run(
-        [sys.executable, "-m", "prefect", "--no-prompt", *arguments],
-        cwd=project,
-        env={**environment(project), "PREFECT_API_URL": address, "COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 @pytest.mark.parametrize(

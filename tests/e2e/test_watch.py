@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.e2e.tiny_project import dvc, environment, git, instar, make_tiny_project
+from tests.e2e.tiny_project import dvc, environment, git, instar, make_tiny_project, prefect
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -89,20 +89,6 @@ def add_images(path):
 def states(project):
     """In which states flow runs ended, by name; `prefect flow-run ls` shows only their types."""
     return re.findall(r"Finished in state (\w+)", _log(project))
-
-
-def prefect(project, *arguments):
-    """Type `prefect …` against the server that the project's worker uses."""
-    address = (project / ".instar" / "prefect" / "server" / "address").read_text()
-    done = subprocess.run(
-        [sys.executable, "-m", "prefect", "--no-prompt", *arguments],
-        cwd=project,
-        env={**environment(project), "PREFECT_API_URL": address, "COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def _data_of(project: Path, commit: str) -> str:

@@ -115,6 +115,21 @@ def dvc(root: Path, *arguments: str) -> str:
     return done.stdout
 
 
+def prefect(root: Path, *arguments: str) -> str:
+    """Type `prefect …` against the server that the project's worker uses."""
+    address = (root / ".instar" / "prefect" / "server" / "address").read_text()
+    done = subprocess.run(
+        [sys.executable, "-m", "prefect", "--no-prompt", *arguments],
+        cwd=root,
+        env={**environment(root), "PREFECT_API_URL": address, "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
 def git(root: Path, *arguments: str) -> str:
     """Run git and return what it printed."""
     done = subprocess.run(["git", *arguments], cwd=root, check=True, capture_output=True, text=True)
