@@ -1,0 +1,182 @@
+"""Commands that keep retraining going: schedules, the worker, its pages and its repairs."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.commands.app import JsonFlag, app, put_out
+
+PoolOption = Annotated[str, typer.Option(help="The Prefect work pool.")]
+
+
+class StartWhen(StrEnum):
+    """What `instar watch` starts a run for; see `tasks.watching.Start`."""
+
+    changed = "changed"
+    drifted = "drifted"
+
+
+@app.command(epilog='Example:  instar schedule --cron "0 3 * * *" --timezone Europe/Berlin')
+def schedule(
+    cron: Annotated[str, typer.Option(help='Minute hour day month weekday: "0 3 * * *".')],
+    name: Annotated[str, typer.Option(help="Name of the deployment.")] = "scheduled",
+    timezone: Annotated[str, typer.Option(help="Time zone of the cron line.")] = "UTC",
+    work_pool: PoolOption = "instar",
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", "-S", metavar="KEY=VALUE", help="A setting of these runs alone."),
+    ] = None,
+) -> None:
+    """Retrain on a schedule.
+
+    Creates a Prefect deployment that `instar worker` serves. A run trains nothing if code, settings
+    and data are those of a run before. More deployments: prefect.yaml.
+    """
+    from flows.servers import PrefectServer
+    from flows.settings import require_valid
+    from flows.steps import require_project
+
+    root = Path.cwd()
+    require_project(root)
+    require_valid(root, assignments or [])
+    with PrefectServer(root) as server:
+        # Prefect reads its settings at import: not before the server's address is known.
+        from flows.scheduling import create_schedule, cron_schedule
+
+        when = cron_schedule(cron, timezone)
+        server.wait()
+        full_name = create_schedule(root, when, name, work_pool, assignments or [])
+    pool = "" if work_pool == "instar" else f" --work-pool {work_pool}"
+    print(f"{full_name} runs at '{cron}' ({timezone}), each time on HEAD in a worktree of its own.")
+    print(f"Next: instar worker{pool}   (keep it running; a schedule fires only while it does)")
+
+
+@app.command(epilog='Example:  instar watch --once   or   instar watch --cron "*/15 * * * *"')
+def watch(
+    once: Annotated[bool, typer.Option("--once", help="Look now, start nothing.")] = False,
+    cron: Annotated[str, typer.Option(help='When to look: "*/15 * * * *".')] = "",
+    start: Annotated[
+        StartWhen, typer.Option(help="What starts a run: any change, or drift of new images.")
+    ] = StartWhen.changed,
+    alpha: Annotated[
+        float, typer.Option(min=0.005, max=0.2, help="False alarms of the drift test.")
+    ] = 0.01,
+    sample: Annotated[
+        int, typer.Option(min=50, max=5000, help="Images of each side that it compares at most.")
+    ] = 1000,
+    settle: Annotated[
+        float, typer.Option(min=0, help="Seconds that the data must rest before a run starts.")
+    ] = 60.0,
+    name: Annotated[str, typer.Option(help="Name of the deployment.")] = "data",
+    timezone: Annotated[str, typer.Option(help="Time zone of the cron line.")] = "UTC",
+    work_pool: PoolOption = "instar",
+    as_json: JsonFlag = False,
+) -> None:
+    """See whether the data changed, and drifted.
+
+    Compared are those of the last registered run. With --cron, a Prefect deployment that `instar
+    worker` serves looks again and again, and starts one retraining for each new state of the data.
+    """
+    from flows.steps import require_project
+
+    if once == bool(cron):
+        raise typer.BadParameter("give either --once or --cron.")
+    root = Path.cwd()
+    require_project(root)
+    if once:
+        from flows.watch_page import show
+        from tasks.watching import look
+
+        report = look(root, alpha, sample)
+        put_out(report.as_dict(), as_json, lambda _, console: show(report, console))
+        return
+    from flows.servers import PrefectServer
+
+    with PrefectServer(root) as server:
+        # Prefect reads its settings at import: not before the server's address is known.
+        from flows.scheduling import cron_schedule
+
+        when = cron_schedule(cron, timezone)
+        server.wait()
+        from flows.watch import create_watch
+
+        options = {"start": start.value, "alpha": alpha, "sample": sample, "settle": settle}
+        full_name = create_watch(root, when, name, work_pool, **options)
+    if as_json:
+        print(json.dumps({"deployment": full_name, "cron": cron, "timezone": timezone, **options}))
+        return
+    pool = "" if work_pool == "instar" else f" --work-pool {work_pool}"
+    print(f"{full_name} looks at '{cron}' ({timezone}); {start.value} data start one retraining.")
+    print(f"Next: instar worker{pool}   (keep it running; a schedule fires only while it does)")
+
+
+@app.command(epilog="Example:  instar worker &")
+def worker(work_pool: PoolOption = "instar") -> None:
+    """Serve the scheduled runs until Ctrl-C."""
+    from flows.servers import PrefectServer
+    from flows.steps import require_project
+
+    root = Path.cwd()
+    require_project(root)
+    with PrefectServer(root) as server:
+        from flows.scheduling import serve
+
+        server.wait()
+        print(f"Serving work pool {work_pool!r}. Prefect UI: {server.ui}", flush=True)
+        print("Lines of the worker: .instar/logs/worker.log. Ctrl-C ends it.", flush=True)
+        raise typer.Exit(serve(root, work_pool, server))
+
+
+@app.command(epilog="Example:  instar ui   (then open the printed addresses)")
+def ui(
+    browser: Annotated[
+        bool, typer.Option("--browser/--no-browser", help="Open both pages in a browser.")
+    ] = False,
+) -> None:
+    """Open MLflow's and Prefect's own UIs.
+
+    They show this checkout's databases, on loopback only, until Ctrl-C.
+    """
+    from flows.here import show_uis
+
+    show_uis(Path.cwd(), browser)
+
+
+@app.command(epilog="Example:  instar doctor")
+def doctor(as_json: JsonFlag = False) -> None:
+    """Check the installation, the servers and what runs left.
+
+    Exit status 1 if something is wrong; each line says how to mend it.
+    """
+    from flows.doctor import examine, show
+
+    result = examine(Path.cwd())
+    put_out(result, as_json, show)
+    if not result["well"]:
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example:  instar sync")
+def sync(
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also what MLflow had and has lost since.")
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Deliver to MLflow and the DVC remote what they missed.
+
+    Then the models that waited for either are registered and judged. With --all, runs that MLflow
+    lost (a wiped database) are rebuilt from journals and DVC's cache.
+    """
+    from flows.catching_up import catch_up, show
+    from tasks.errors import TaskError
+
+    result = catch_up(Path.cwd(), everything)
+    print(json.dumps(result) if as_json else show(result))
+    if result["left"]:
+        raise TaskError(" ".join(dict.fromkeys(result["left"].values())))
