@@ -19,7 +19,8 @@ stack: setup  ## Postgres, S3, MLflow, Prefect and a worker on loopback, until s
 stack-stop: setup  ## end them; databases, objects and passwords stay in .instar/stack
 	@$(BIN)/python -m flows.stack stop $(if $(STACK),--folder $(STACK))
 
-# In two processes: loaders that fork fail in one that has been a client of many servers.
+# In two processes: once Prefect has run in one, whatever it forks ends with 1 (Prefect's services
+# assert at the child's exit what their own fork handler has just taken away), data loaders too.
 test: setup  ## all tests, the ones with real servers included
 	@$(BIN)/python -m pytest -m "not slow and not faults"
 	@$(BIN)/python -m pytest -m "slow and not faults"

@@ -62,6 +62,11 @@ def prefect(root: Path, *arguments: str) -> str:
     return said
 
 
+def end(process: subprocess.Popen, said: str | None = None) -> str:
+    """What it printed; an orphan that keeps its pipe open is found here."""
+    return process.communicate(said, timeout=120)[0]
+
+
 def start_scheduled_run(root: Path) -> subprocess.Popen:
     """A worker in the midst of a scheduled run."""
     assert instar(root, "schedule", "--cron", "0 0 1 1 *").returncode == 0
@@ -98,7 +103,7 @@ def test_nobody_outlives_a_run(project, number):
     until(lambda: stages_in(project), "the stage did not start", 180)
     until(lambda: list(project.glob(".instar/checkpoints/*/*.ckpt")), "no checkpoint")
     run.send_signal(number)
-    said, _ = run.communicate()
+    said = end(run)
     assert_nobody_is_left(project)
     assert list(project.glob(".instar/checkpoints/*/*.ckpt"))
     if number != signal.SIGKILL:
@@ -119,7 +124,7 @@ def test_nobody_outlives_a_run(project, number):
 def test_nobody_outlives_a_worker(project, number):
     worker = start_scheduled_run(project)
     worker.send_signal(number)
-    worker.communicate()
+    end(worker)
     assert_nobody_is_left(project)
     assert_next_run_works(project)
     assert_next_worktree_is_the_only_one(project)
@@ -139,7 +144,7 @@ def test_cancelled_run_leaves_its_worker_alone(project):
     until(lambda: not stages_in(project), "the stage lives on")
     assert worker.poll() is None
     worker.send_signal(signal.SIGINT)
-    worker.communicate()
+    end(worker)
     assert_nobody_is_left(project)
     assert_next_run_works(project)
 
@@ -152,6 +157,6 @@ def test_run_that_times_out_ends_its_stage(project, where):
     lines = iter(timed.stdout.readline, "")
     assert any(line == "timed out\n" for line in lines)
     until(lambda: not stages_in(project), "the stage lives on")
-    timed.communicate("")
+    end(timed, "")
     assert_nobody_is_left(project)
     assert_next_run_works(project)
