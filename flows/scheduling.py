@@ -8,10 +8,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flows.dead_runs import mark_dead_runs
 from flows.servers import PrefectServer
@@ -19,6 +19,7 @@ from tasks.errors import TaskError
 from tasks.leash import Leash
 
 if TYPE_CHECKING:
+    from prefect import Flow
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.schedules import Schedule
 
@@ -34,28 +35,66 @@ def create_schedule(
     Returns:
         Its full name.
     """
-    from prefect.client.orchestration import get_client
     from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 
     from flows.retrain import retrain
 
-    with get_client(sync_client=True) as client:
-        ensure_pool(client, pool)
-    source = retrain.from_source(source=str(root), entrypoint=ENTRYPOINT)
-    # Not `deploy`, which does the same and prints a table.
-    deployment = source.to_deployment(  # type: ignore[union-attr]
-        name=name,
-        work_pool_name=pool,
-        schedules=[schedule],
-        parameters={"root": str(root), "isolated": True, "settings": list(settings)},
+    return deploy(
+        retrain,
+        ENTRYPOINT,
+        root,
+        schedule,
+        name,
+        pool,
+        {"isolated": True, "settings": list(settings)},
         # ENQUEUE: with CANCEL_NEW, late runs all start at once when a slot gets free.
         concurrency_limit=ConcurrencyLimitConfig(
             limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE
         ),
         description="Retrains on HEAD of this checkout in a worktree of its own.",
     )
-    deployment.apply()  # type: ignore[union-attr]
-    return f"retrain/{name}"
+
+
+def deploy(
+    flow: Flow[..., Any],
+    entrypoint: str,
+    root: Path,
+    schedule: Schedule,
+    name: str,
+    pool: str,
+    parameters: Mapping[str, Any],
+    **more: Any,
+) -> str:
+    """Create or change a deployment of a flow on this checkout, whose path is its first parameter.
+
+    Args:
+        flow: What it runs.
+        entrypoint: Where a worker finds that, from `root`.
+        root: The checkout.
+        schedule: When it runs.
+        name: Of the deployment.
+        pool: The work pool that serves it; made if there is none.
+        parameters: Of the flow, besides `root`.
+        **more: What else `Flow.to_deployment` takes.
+
+    Returns:
+        Its full name.
+    """
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        ensure_pool(client, pool)
+    source: Any = flow.from_source(source=str(root), entrypoint=entrypoint)
+    # Not `deploy`, which does the same and prints a table.
+    deployment = source.to_deployment(
+        name=name,
+        work_pool_name=pool,
+        schedules=[schedule],
+        parameters={"root": str(root), **parameters},
+        **more,
+    )
+    deployment.apply()
+    return f"{flow.name}/{name}"
 
 
 def serve(root: Path, pool: str, server: PrefectServer) -> int:

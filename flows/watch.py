@@ -15,7 +15,7 @@ from prefect.schedules import Schedule
 from prefect.states import Completed, Failed
 
 from flows.retrain import retrain
-from flows.scheduling import ensure_pool
+from flows.scheduling import deploy
 from flows.steps import require_project
 from flows.watch_page import markdown, rows, sentence
 from tasks.drift import ALPHA, SAMPLE
@@ -71,21 +71,17 @@ def create_watch(root: Path, schedule: Schedule, name: str, pool: str, **options
         pool: The work pool that serves it.
         **options: Parameters of the flow.
     """
-    from prefect.client.orchestration import get_client
-
-    with get_client(sync_client=True) as client:
-        ensure_pool(client, pool)
-    source = watch.from_source(source=str(root), entrypoint=ENTRYPOINT)
-    deployment = source.to_deployment(  # type: ignore[union-attr]
-        name=name,
-        work_pool_name=pool,
-        schedules=[schedule],
-        parameters={"root": str(root), **options},
+    return deploy(
+        watch,
+        ENTRYPOINT,
+        root,
+        schedule,
+        name,
+        pool,
+        options,
         tags=["instar", "watch"],
         description="Looks at the data of this checkout; retrains when they changed or drifted.",
     )
-    deployment.apply()  # type: ignore[union-attr]
-    return f"watch/{name}"
 
 
 def _retrained(home: Path, report: Report, why: str) -> State[None]:
