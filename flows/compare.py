@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 from prefect import Flow, flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
+from flows.dead_runs import sign_of_life
 from flows.settings import change_settings
 from flows.steps import find_data_at_home
 from tasks.comparison import (
@@ -84,9 +84,8 @@ def compare(
     """
     home = Path(root).resolve()
     cells = grid(vary, seeds, settings)
-    folder = home / ".instar" / "compare" / name
     results = []
-    try:
+    with sign_of_life(home) as folder:
         for result in _computed(home, name, cells, folder, at_once):
             results.append(result)
             get_run_logger().info("%d of %d: %s", len(results), len(cells), in_words(result))
@@ -95,8 +94,6 @@ def compare(
         standings = leaderboard(results)
         answer = _answer(name, require_git(home), results, standings)
         answer.update(_recorded(name, home, results, standings))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     with contextlib.suppress(Exception):  # the comparison is done, shown or not
         _show_on_page(answer, standings)
     return answer

@@ -14,6 +14,7 @@ from prefect import State, flow, get_run_logger
 from prefect.schedules import Schedule
 from prefect.states import Completed, Failed
 
+from flows.dead_runs import sign_of_life
 from flows.retrain import retrain
 from flows.scheduling import deploy
 from flows.steps import require_project
@@ -48,7 +49,7 @@ def watch(
     home = Path(root).resolve()
     require_project(home)
     try:
-        with one_start(home):
+        with sign_of_life(home), one_start(home):
             report = look(home, alpha, sample)
             _show(report)
             now, why = due(report, start, settle)
