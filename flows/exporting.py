@@ -24,8 +24,9 @@ def export_version(reference: str, folder: Path, onnx: bool) -> dict[str, Any]:
     with loaded(reference) as version:
         folder.mkdir(parents=True, exist_ok=True)
         described = json.loads((version.folder / DESCRIPTION).read_text(encoding="utf-8"))
-        config = export_encoder(version.model, described["encoder"], folder)
+        # First what may fail: the folder is then as empty as another try wants it.
         difference = export_classifier(version.model, folder / CLASSIFIER) if onnx else None
+        config = export_encoder(version.model, described["encoder"], folder)
     return {
         "model": version.version,
         "folder": str(folder),

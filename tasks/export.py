@@ -88,6 +88,7 @@ def export_classifier(model: ServedModel, path: Path) -> float:
         program.save(str(path))
     # By what the exporter does not know: many kinds, of torch's and onnxscript's own.
     except Exception as error:
+        path.unlink(missing_ok=True)
         said = " ".join(str(error).split())[:300]
         raise TaskError(
             f"this encoder cannot be written as ONNX ({said}); export without --onnx."

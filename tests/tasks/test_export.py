@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import pad
 
+from flows import exporting
 from models.encoders import build_encoder
 from models.learners import LinearProbeParams, build_classifier
 from models.params import EncoderParams, Readout
@@ -15,6 +16,7 @@ from models.tensors import to_float
 from tasks import export
 from tasks.errors import TaskError
 from tasks.export import export_classifier, export_encoder
+from tasks.loading import Loaded
 from tasks.serving import ServedModel
 
 CLASSES = ["bag", "coat", "shoe"]
@@ -106,3 +108,23 @@ def test_missing_package_is_named_with_what_installs_it(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
     with pytest.raises(TaskError, match=r"onnxruntime is missing: `pip install 'instar\[onnx\]'`"):
         export_classifier(make_model(), tmp_path / "classifier.onnx")
+
+
+@pytest.mark.parametrize("cause", ["no package", "not written"])
+def test_an_export_that_fails_leaves_the_folder_to_the_next_try(tmp_path, monkeypatch, cause):
+    (tmp_path / "classifier.json").write_text(json.dumps({"encoder": TINY.model_dump(mode="json")}))
+    version = Loaded(make_model(), "tiny@1", "key", tmp_path)
+    monkeypatch.setattr(exporting, "loaded", lambda _: contextlib.nullcontext(version))
+    folder = tmp_path / "weights"
+    with monkeypatch.context() as patch:
+        if cause == "no package":
+            patch.setitem(__import__("sys").modules, "onnxruntime", None)
+        else:
+            patch.setattr(torch.onnx, "export", lambda *_, **__: torch.zeros(1, 2) @ torch.zeros(1))
+        with pytest.raises(TaskError):
+            exporting.export_version("tiny@1", folder, onnx=True)
+    assert exporting.export_version("tiny@1", folder, onnx=False)["files"] == [
+        "README.md",
+        "config.json",
+        "encoder.safetensors",
+    ]
