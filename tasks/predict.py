@@ -107,7 +107,9 @@ def predict(
                 done[start] = keep(scratch / f"{start:012d}.parquet", _encoded(table))
                 seen += len(table)
             progress("classifying", images.total, images.total)
-            counts = _assemble([done[start] for start in batches], output, version)
+            whole = scratch / "whole"
+            counts = _assemble([done[start] for start in batches], whole, version)
+            os.replace(whole, output)
             discard(scratch)
         _clear(parts)
         return Prediction(
@@ -189,33 +191,24 @@ def _encoded(table: pa.Table) -> memoryview:
     return content.getbuffer()
 
 
-def _assemble(parts: Sequence[Path], output: Path, version: str) -> dict[str, Any]:
-    """One file of all parts, there whole or not at all; gives the counts of its rows."""
+def _assemble(parts: Sequence[Path], whole: Path, version: str) -> dict[str, Any]:
+    """Writes one file of all parts; gives the counts of its rows."""
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
     labels: Counter[str] = Counter()
     images = abstained = unreadable = 0
-    writer = None
-    try:
+    schema = pq.read_schema(parts[0]).with_metadata({"instar.model": version})
+    with pq.ParquetWriter(whole, schema, compression="zstd") as writer:
         for path in parts:
             table = pq.read_table(path)
-            if writer is None:
-                schema = table.schema.with_metadata({"instar.model": version})
-                writer = pq.ParquetWriter(partial, schema, compression="zstd")
             writer.write_table(table.replace_schema_metadata({"instar.model": version}))
             images += len(table)
             unreadable += table["guess"].null_count
             abstained += pc.sum(table["abstained"]).as_py() or 0
             labels.update(table["label"].drop_null().to_pylist())
-        assert writer is not None, "there is no prediction of no image"
-        writer.close()
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, output)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole.open("rb") as file:
+        os.fsync(file.fileno())
     return {
         "images": images,
         "labelled": sum(labels.values()),
@@ -227,7 +220,8 @@ def _assemble(parts: Sequence[Path], output: Path, version: str) -> dict[str, An
 
 def _clear(parts: Path) -> None:
     """Remove what other predictions into the same file left, but for those that still go on."""
-    for name in sorted({path.name.partition(".")[0] for path in parts.iterdir()}):
+    # Not `iterdir`: another one that ends now may remove the folder.
+    for name in sorted({path.name.partition(".")[0] for path in parts.glob("*")}):
         with claimed(parts / name) as scratch:
             discard(scratch)
     with contextlib.suppress(OSError):  # one of them goes on

@@ -150,6 +150,19 @@ def test_prediction_that_was_cut_off_goes_on_to_the_same_bytes(
     assert output.read_bytes() == whole.read_bytes()
 
 
+def test_a_kill_at_the_very_end_leaves_nothing_but_the_parts(monkeypatch, model, images, tmp_path):
+    output, seen, fsync = output_in(tmp_path), [], os.fsync
+
+    def look_around(file):
+        seen.append(os.listdir(output.parent))
+        fsync(file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", look_around)
+        run(model, images, output)
+    assert seen[-1] == [".labels.parquet.parts"]
+
+
 def test_damaged_part_is_made_again(monkeypatch, model, images, tmp_path):
     whole, output = output_in(tmp_path, "whole"), output_in(tmp_path)
     run(model, images, whole)
