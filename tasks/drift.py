@@ -145,9 +145,15 @@ def production_version(root: Path, tracking_uri: str) -> tuple[str, str] | None:
                 version = None
             if version is None:
                 return None
-            return f"{name}@{version}", client.get_model_version(name, version).tags["git_commit"]
+            commit = client.get_model_version(name, version).tags.get("git_commit")
     except TaskError as problem:
         raise UnmeasuredError(str(problem)) from None
+    if commit is None:
+        raise UnmeasuredError(
+            f"{name}@{version}, in Production, was not registered by Instar: no tag says which "
+            "commit made it."
+        )
+    return f"{name}@{version}", commit
 
 
 @contextmanager

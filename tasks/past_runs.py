@@ -67,7 +67,8 @@ def outputs_of(root: Path, commit: str) -> dict[str, str]:
 def _read(root: Path, commit: str, file: str) -> Any:
     from ruamel.yaml import YAML
 
-    content = git(root, "show", f"{commit}:{file}", check=False)
+    # The commit may be a tag of MLflow's, which anybody with the right to it wrote.
+    content = git(root, "show", "--end-of-options", f"{commit}:{file}", check=False)
     if not content:
         raise TaskError(f"git has no {file} of {commit[:12]} here: `git fetch --tags`.")
     return YAML(typ="safe", pure=True).load(content)

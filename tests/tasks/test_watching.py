@@ -16,7 +16,9 @@ from models.encoders import build_encoder
 from models.weights import save_weights
 from tasks import watching
 from tasks.drift import new_images, opened
+from tasks.errors import TaskError
 from tasks.params import load_params
+from tasks.past_runs import raw_data_of
 from tasks.tracking import connect
 from tasks.watching import Started, due, last_started, look, note_started, one_start
 from tasks.workspace import BusyError
@@ -159,6 +161,22 @@ def test_what_keeps_drift_from_being_measured_is_said_and_is_no_drift(root, monk
     assert "MLflow" in report.not_measured
     assert due(report, "changed", settle=0)[0]
     assert not due(report, "drifted", settle=0)[0]
+
+
+def test_a_production_version_that_instar_did_not_make_is_no_measure(root):
+    client = connect(uri(root))
+    client.create_model_version("tiny", source=str(root))
+    client.set_registered_model_alias("tiny", "champion", "2")
+    add(root, 40)
+    report = look(root)
+    assert "tiny@2, in Production, was not registered by Instar" in report.not_measured
+    assert not due(report, "drifted", settle=0)[0]
+
+
+def test_a_commit_that_somebody_wrote_into_mlflow_is_no_option_of_git(root):
+    with pytest.raises(TaskError, match="git has no params.yaml"):
+        raw_data_of(root, "--output=written")
+    assert not list(root.glob("written*"))
 
 
 def test_before_the_first_run_all_is_new(root):
