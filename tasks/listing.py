@@ -61,13 +61,17 @@ def list_data(root: Path, path: str) -> Listing:
     memory, fresh = _recall(root, path), {}
     newest = 0.0
     for name, file in _files(place, _ignored_in(root)):
-        stat = os.stat(file)
-        newest = max(newest, stat.st_ctime)
-        if os.path.isdir(file):
-            continue
-        look = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
-        known = memory.get(name)
-        fresh[name] = known if known and known[0] == look else (look, _md5(file))
+        try:
+            stat = os.stat(file)
+            newest = max(newest, stat.st_ctime)
+            if os.path.isdir(file):
+                continue
+            look = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+            known = memory.get(name)
+            fresh[name] = known if known and known[0] == look else (look, _md5(file))
+        except FileNotFoundError:
+            # Gone since it was listed, as what a copy writes first under another name.
+            newest = time.time()
     # Two edits within one tick of the clock look alike: what is so young is hashed again.
     settled = time.time() - YOUNG_SECONDS
     old = {name: kept for name, kept in fresh.items() if kept[0][2] < settled * 1e9}
@@ -101,11 +105,17 @@ def items_of(root: Path, version: str, file: Path | None) -> dict[str, str] | No
     return items
 
 
-def remember(root: Path, listing: Listing) -> None:
-    """Keep the items, so that what changes against them can be named."""
+def remember(root: Path, listing: Listing, former: str | None) -> None:
+    """Keep the items, so that what changes against them can be named.
+
+    Of the versions before only `former` is kept: a list of a million images takes 100 MB.
+    """
     place = root / WATCH / "listings" / f"{listing.version}.json"
     if not place.exists():
         keep(place, listing.items)
+    for other in place.parent.glob("*.json"):
+        if other.stem not in (listing.version, former):
+            other.unlink(missing_ok=True)
 
 
 def keep(path: Path, content: Any) -> None:
@@ -131,7 +141,7 @@ def _files(place: Path, ignored: _Ignored) -> Iterator[tuple[str, str]]:
     while folders:
         folder = folders.pop()
         yield os.path.relpath(folder, place), folder
-        with os.scandir(folder) as entries:
+        with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
             for entry in entries:
                 is_folder = entry.is_dir(follow_symlinks=False)
                 if ignored(entry.path, is_folder):

@@ -113,7 +113,7 @@ def look(root: Path, alpha: float = ALPHA, most: int = SAMPLE) -> Report:
     started = last_started(root)
     if started and started.version != listing.version:
         started = None
-    remember(root, listing)
+    remember(root, listing, former.version if former else None)
     report = Report(
         params.data.path,
         listing.version,
@@ -168,7 +168,7 @@ def one_start(root: Path) -> Iterator[None]:
         with held(root / WATCH / "start.lock", "instar watch"):
             yield
     except HeldError as other:
-        raise BusyError(f"a run that the data started goes on ({other})") from None
+        raise BusyError(f"another look, or the run that it started, goes on ({other})") from None
 
 
 def last_started(root: Path) -> Started | None:

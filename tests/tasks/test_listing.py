@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 
 import pytest
@@ -11,7 +12,7 @@ from ruamel.yaml import YAML
 
 from tasks import listing
 from tasks.errors import TaskError
-from tasks.listing import list_data
+from tasks.listing import Listing, items_of, list_data, remember
 from tests.tasks.toy_project import make_toy_project
 
 
@@ -99,3 +100,33 @@ def test_data_that_are_not_there_or_cannot_be_hashed_are_explained(root):
     os.mkfifo(root / "pics" / "pipe")
     with pytest.raises(TaskError, match="a pipe"):
         list_data(root, "pics")
+
+
+def test_what_vanishes_while_it_is_listed_is_left_out_and_counts_as_a_change_of_now(
+    root, monkeypatch
+):
+    """A copy writes each file under another name first."""
+    md5, ignored, began = listing._md5, listing._ignored_in(root), time.time()
+
+    def vanishing_file(file):
+        if file.endswith("2.png"):
+            os.unlink(file)
+        return md5(file)
+
+    def vanishing_folder(path, is_folder):
+        if is_folder and path.endswith("b é"):
+            shutil.rmtree(path)
+        return ignored(path, is_folder)
+
+    monkeypatch.setattr(listing, "_md5", vanishing_file)
+    monkeypatch.setattr(listing, "_ignored_in", lambda _: vanishing_folder)
+    found = list_data(root, "pics")
+    assert found.items.keys() == {"a/1.png"} and found.newest >= began
+
+
+def test_only_the_present_version_and_the_former_one_are_remembered(root):
+    kept = [Listing(version, {"1.png": version}, 0.0) for version in ("a.dir", "b.dir", "c.dir")]
+    for each in kept:
+        remember(root, each, "a.dir")
+    found = [items_of(root, each.version, None) for each in kept]
+    assert found == [kept[0].items, None, kept[2].items]
