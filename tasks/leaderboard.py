@@ -30,8 +30,8 @@ class Standing:
         gain: The difference of the two.
         seconds: Mean of its cells; None if unknown.
         failed: Seed to reason.
-        behind: The best one's accuracy less this one's; None for the best, and where the two were
-            not tested on the same images.
+        behind: The best one's accuracy less this one's; None for the best, and where the two have
+            no seed or not the test images in common.
     """
 
     varied: dict[str, str]
@@ -69,9 +69,12 @@ def repeated(standings: Sequence[Standing]) -> str:
     done = next((s for s in standings if s.pretrained), None)
     if done is None or done.pretrained is None:
         return "nothing"
-    if len(done.seeds) > 1:
-        return f"{len(done.seeds)} seeds"
-    return f"{done.pretrained.n} draws of labels of one seed"
+    return _over(done, done.pretrained)
+
+
+def _over(standing: Standing, interval: Interval) -> str:
+    seeds = len(standing.seeds) + len(standing.failed)
+    return f"{interval.n} {'seeds' if seeds > 1 else 'draws of labels of one seed'}"
 
 
 def verdict(standings: Sequence[Standing]) -> str:
@@ -87,16 +90,16 @@ def verdict(standings: Sequence[Standing]) -> str:
     second = done[1]
     behind = second.behind
     if behind is None:
-        return (
-            f"First is {score}; it cannot be held against {second.name}, as they were not tested "
-            "on the same images."
-        )
+        why = "they were not tested on the same images"
+        if not set(best.seeds) & set(second.seeds):
+            why = "no seed is done in both"
+        return f"First is {score}; it cannot be held against {second.name}, as {why}."
     ahead = f"{100 * behind.mean:+.2f} points against {second.name}"
     if behind.low is None or behind.high is None:
         return f"First is {score}, {ahead}; one seed and draw cannot tell: raise --seeds."
     interval = (
         f"95% interval {100 * behind.low:+.2f} to {100 * behind.high:+.2f} over "
-        f"{repeated([second])}"
+        f"{_over(second, behind)}"
     )
     if behind.low > 0:
         return f"Best is {score}, {ahead} ({interval}): beyond noise."

@@ -111,6 +111,16 @@ def test_a_failed_cell_stands_there_with_its_reason_and_costs_its_variant_the_le
     assert rows(board)[1]["failed"] == "seed 1: it broke"
 
 
+def test_variants_are_compared_over_the_seeds_that_both_have_done(results):
+    board = leaderboard(results((0.9, 0.91, 0.9, None), (0.7, 0.71, None, 0.7)))
+    assert "over 2 seeds): beyond noise" in verdict(board)
+
+
+def test_variants_without_a_seed_in_common_are_not_compared(results):
+    board = leaderboard(results((0.9, None), (None, 0.7)))
+    assert verdict(board).endswith("as no seed is done in both.")
+
+
 def test_nothing_done_is_said(results):
     board = leaderboard(results((None,), (None,)))
     assert verdict(board) == "No cell was done, so there is nothing to compare."
