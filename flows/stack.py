@@ -94,7 +94,7 @@ def supervise(root: Path, folder: Path) -> None:
                 leashes[server.name] = running.enter_context(leash)
             for server in group:
                 _wait(server, leashes, folder)
-        (folder / "ready").write_text(_greeting(folder, access), encoding="utf-8")
+        (folder / "ready").write_text(_greeting(root, folder, access), encoding="utf-8")
         while True:
             _require_alive(leashes, folder)
             time.sleep(1.0)
@@ -196,15 +196,17 @@ def _require_alive(leashes: dict[str, Leash], folder: Path) -> None:
             raise TaskError(f"{name} ended: see {folder / 'logs' / name}.log.")
 
 
-def _greeting(folder: Path, access: Access) -> str:
+def _greeting(root: Path, folder: Path, access: Access) -> str:
+    # As one types it in the checkout.
+    place = folder.relative_to(root) if folder.is_relative_to(root) else folder
     shown = {
         "MLflow": access.address("mlflow"),
         "Prefect": access.address("prefect"),
         "S3": f"{access.address('s3')} (s3://instar is for DVC)",
-        "Logs": folder / "logs",
+        "Logs": place / "logs",
     }
     lines = [f"{name + ':':9}{value}\n" for name, value in shown.items()]
-    return "".join(lines) + f"Next: source {folder / 'env'}   (make stack-stop ends it)\n"
+    return "".join(lines) + f"Next: source {place / 'env'}   (make stack-stop ends it)\n"
 
 
 def _end_members(folder: Path) -> None:

@@ -3,9 +3,11 @@
 import os
 import subprocess
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
+from flows.stack import _greeting
 from flows.stack_access import open_access, write_private
 from tasks.errors import TaskError
 
@@ -61,3 +63,9 @@ def test_broken_passwords_are_named_and_not_replaced(tmp_path, here):
     with pytest.raises(TaskError, match=r"server.json is broken"):
         open_access(tmp_path, here)
     assert (tmp_path / "server.json").read_text() == "{"
+
+
+def test_a_stack_below_the_checkout_names_its_files_as_one_types_them(tmp_path, here):
+    access = open_access(tmp_path, here)
+    assert "source .instar/stack/env " in _greeting(tmp_path, tmp_path / ".instar/stack", access)
+    assert "source /srv/instar/env " in _greeting(tmp_path, Path("/srv/instar"), access)
