@@ -57,6 +57,27 @@ def empty_database(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="session")
+def _pretrained_once(tmp_path_factory):
+    from tasks.pretrain import pretrain
+    from tests.tasks.small_stages import make_stage, prepare
+
+    folder = tmp_path_factory.mktemp("pretrained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        prepare()
+        pretrain(make_stage("pretrain"))
+    return folder / "artifacts"
+
+
+@pytest.fixture
+def pretrained(_pretrained_once, tmp_path, monkeypatch):
+    """A folder to work in, with what `prepare` and `pretrain` of `small_stages` leave."""
+    shutil.copytree(_pretrained_once, tmp_path / "artifacts")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 @pytest.fixture(autouse=True)
 def _no_outer_settings(monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

@@ -11,8 +11,7 @@ from tasks import calibration, fitting
 from tasks import finetune as finetuning
 from tasks.calibration import answerable, least_confidence, plan_refits
 from tasks.finetune import finetune
-from tasks.pretrain import pretrain
-from tests.tasks.small_stages import make_stage, prepare
+from tests.tasks.small_stages import make_stage
 
 
 @pytest.mark.parametrize(
@@ -73,23 +72,6 @@ def test_on_average_what_is_answered_is_right_as_often_as_promised():
     assert 0.9 <= np.mean(accuracies) < 0.94
 
 
-@pytest.fixture(scope="module")
-def pretrained(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pretrained")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        prepare()
-        pretrain(make_stage("pretrain"))
-    return folder / "artifacts"
-
-
-@pytest.fixture
-def here(pretrained, tmp_path, monkeypatch):
-    shutil.copytree(pretrained, tmp_path / "artifacts")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def learn(target, **changes):
     run = make_stage("finetune", abstain_target=target, draws=1, **changes)
     finetune(run)
@@ -99,7 +81,7 @@ def learn(target, **changes):
     return learned, files
 
 
-def test_refits_hold_each_label_of_the_served_draw_out_once(here):
+def test_refits_hold_each_label_of_the_served_draw_out_once(pretrained):
     run = make_stage("finetune")
     served = next(iter(finetuning._fits(run, PackedStore.open(fitting.STORE))))
     refits = plan_refits(served, PackedStore.open(fitting.STORE))
@@ -110,7 +92,7 @@ def test_refits_hold_each_label_of_the_served_draw_out_once(here):
     assert sum(refit.fit.steps for refit in refits) == served.steps
 
 
-def test_no_label_beyond_the_served_draw_is_read(here, monkeypatch):
+def test_no_label_beyond_the_served_draw_is_read(pretrained, monkeypatch):
     """In any other label lies what would change the result."""
     learned, _ = learn(0.6)
     drawn = set(learned["arms"]["pretrained"][0]["rows"])
@@ -135,7 +117,7 @@ def test_no_label_beyond_the_served_draw_is_read(here, monkeypatch):
     assert found == learned["abstention"]
 
 
-def test_abstention_is_described_and_changes_no_other_byte(here):
+def test_abstention_is_described_and_changes_no_other_byte(pretrained):
     learned, files = learn(0.6)
     found = learned["abstention"]
     assert (found["target"], found["judged"]) == (0.6, 24)
@@ -147,18 +129,18 @@ def test_abstention_is_described_and_changes_no_other_byte(here):
     assert changed == ["learners.json"]
 
 
-def test_a_target_that_few_labels_cannot_promise_leaves_no_answer(here):
+def test_a_target_that_few_labels_cannot_promise_leaves_no_answer(pretrained):
     assert learn(0.99)[0]["abstention"]["threshold"] is None
 
 
-def test_the_linear_probe_is_refitted_too(here):
+def test_the_linear_probe_is_refitted_too(pretrained):
     learned, _ = learn(0.6, learner={"name": "linear-probe", "penalties": [0.1]})
     assert learned["abstention"]["judged"] == 24
 
 
-def test_refits_that_a_killed_run_kept_are_not_run_again(here, monkeypatch):
+def test_refits_that_a_killed_run_kept_are_not_run_again(pretrained, monkeypatch):
     whole, files = learn(0.6)
-    shutil.rmtree(here / ".instar")
+    shutil.rmtree(pretrained / ".instar")
     run = make_stage("finetune", abstain_target=0.6, draws=1)
 
     def killed(*_):

@@ -15,26 +15,11 @@ from tasks import fitting
 from tasks.errors import TaskError
 from tasks.finetune import finetune
 from tasks.fitting import Fit, fit_all
-from tasks.pretrain import pretrain
-from tests.tasks.small_stages import make_stage, prepare
+from tests.tasks.small_stages import make_stage
+
+pytestmark = pytest.mark.usefixtures("pretrained")
 
 FITS = ["pretrained, draw 1", "scratch, draw 1", "pretrained, draw 2", "scratch, draw 2"]
-
-
-@pytest.fixture(scope="module")
-def pretrained(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pretrained")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        prepare()
-        pretrain(make_stage("pretrain"))
-    return folder / "artifacts"
-
-
-@pytest.fixture(autouse=True)
-def _pretrained(pretrained, tmp_path, monkeypatch):
-    shutil.copytree(pretrained, tmp_path / "artifacts")
-    monkeypatch.chdir(tmp_path)
 
 
 class KilledOnArrival:
