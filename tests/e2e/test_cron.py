@@ -1,16 +1,11 @@
 """A schedule really fires: Prefect server, process worker, and a registered version at the end."""
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.tiny_project import environment, git, instar, make_tiny_project, prefect
+from tests.e2e.tiny_project import git, instar, make_tiny_project, prefect
+from tests.e2e.worker import Worker
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -27,34 +22,16 @@ def test_schedule_fires_skips_what_did_not_change_and_runs_what_was_varied(proje
     assert created.startswith("retrain/scheduled runs at '* * * * *' (UTC)")
     assert following.startswith("Next: instar worker")
     assert planned.stderr == ""
-    worker = subprocess.Popen(
-        [sys.executable, "-m", "flows.cli", "worker"],
-        cwd=project,
-        env=environment(project),
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-
-    def reach(what, happened):
-        deadline = time.monotonic() + 600
-        while not happened():
-            assert worker.poll() is None, "the worker ended: " + _log(project)
-            assert time.monotonic() < deadline, f"{what}: " + _log(project)
-            time.sleep(2)
-
-    try:
-        reach("nothing was registered", lambda: "v1" in versions(project))
-        reach("nothing was skipped", lambda: "Skipped" in states(project))
+    with Worker(project) as worker:
+        worker.reach("nothing was registered", lambda: "v1" in versions(project))
+        worker.reach("nothing was skipped", lambda: "Skipped" in worker.states())
         prefect(project, "deploy", "--all")
         prefect(project, "deployment", "schedule", "pause", "--all")
         prefect(project, "deployment", "run", "retrain/on-demand", "-p", "label_fraction=0.2",
                 "-p", "draws=3", "-p", "settings=[\"gate.max_class_drop=1.0\"]")  # fmt: skip
-        reach("the varied run did not register", lambda: "v2" in versions(project))
+        worker.reach("the varied run did not register", lambda: "v2" in versions(project))
         shown = prefect(project, "artifact", "ls")
         limits = prefect(project, "global-concurrency-limit", "ls")
-    finally:
-        os.killpg(worker.pid, signal.SIGINT)
-        worker.wait(timeout=60)
 
     settings = git(project, "show", "instar/tiny/v2:params.yaml")
     assert "label_fraction: 0.2" in settings and "draws: 3" in settings
@@ -71,11 +48,6 @@ def versions(project):
     return git(project, "tag", "--list", "instar/tiny/*").replace("instar/tiny/", "").split()
 
 
-def states(project):
-    ended = prefect(project, "flow-run", "ls", "--state-type", "COMPLETED", "-o", "json")
-    return {run["state"]["name"] for run in json.loads(ended)}
-
-
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -88,8 +60,3 @@ def test_schedule_that_makes_no_sense_is_explained(project, arguments, expected)
     assert ended.returncode == 1
     assert expected in ended.stderr
     assert "Traceback" not in ended.stderr
-
-
-def _log(project: Path) -> str:
-    path = project / ".instar" / "logs" / "worker.log"
-    return path.read_text()[-4000:] if path.exists() else "(no worker.log)"

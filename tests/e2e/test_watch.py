@@ -1,26 +1,31 @@
-"""New data start one run: Prefect server, worker, the deployment `watch`, real retrainings."""
+"""New data start one run: Prefect server, worker, the deployment `watch`, a real retraining."""
 
 import json
 import os
-import re
-import signal
-import subprocess
-import sys
-import time
+import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.e2e.tiny_project import dvc, environment, git, instar, make_tiny_project, prefect
+from tests.e2e.tiny_project import dvc, git, instar, prefect
+from tests.e2e.worker import Worker
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Path:
-    """With its data in DVC, as a user's own are."""
-    root = make_tiny_project(tmp_path / "project")
+def project(done, tmp_path: Path) -> Path:
+    """After a run, with its data in DVC, as a user's own are."""
+    root = tmp_path / "project"
+    shutil.copytree(done[0], root, symlinks=True)
+    with closing(sqlite3.connect(root / "mlflow.db")) as database, database:
+        here = (str(done[0]), str(root))
+        database.execute(
+            "update experiments set artifact_location = replace(artifact_location, ?, ?)", here
+        )
     git(root, "rm", "-q", "--cached", "digits.npz")
     dvc(root, "add", "-q", "digits.npz")
     git(root, "add", "-A")
@@ -29,50 +34,50 @@ def project(tmp_path: Path) -> Path:
 
 
 def test_new_data_start_one_run_that_learns_from_them(project):
-    planned = instar(project, "watch", "--cron", "* * * * *", "--settle", "0")
-    assert planned.returncode == 0, planned.stdout + planned.stderr
-    assert planned.stdout.startswith("watch/data looks at '* * * * *' (UTC)")
-    worker = subprocess.Popen(
-        [sys.executable, "-m", "flows.cli", "worker"],
-        cwd=project,
-        env=environment(project),
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-
-    def reach(what, happened):
-        deadline = time.monotonic() + 600
-        while not happened():
-            assert worker.poll() is None, "the worker ended: " + _log(project)[-4000:]
-            assert time.monotonic() < deadline, f"{what}: " + _log(project)[-4000:]
-            time.sleep(2)
-
-    try:
-        # Asked of git: Prefect's server takes its time to start.
-        reach("the first data started no run", lambda: "v1" in git(project, "tag"))
-        reach("nothing changed, and that was not said", lambda: "Unchanged" in states(project))
+    with Worker(project) as worker:
+        planned = instar(project, "watch", "--cron", "* * * * *", "--settle", "0")
+        assert planned.returncode == 0, planned.stdout + planned.stderr
+        assert planned.stdout.startswith("watch/data looks at '* * * * *' (UTC)")
         before = git(project, "status", "--porcelain"), (project / "digits.npz.dvc").read_text()
+        look(project)
+        worker.reach("nothing changed, and that was not said", lambda: unchanged(worker))
         add_images(project / "digits.npz")
-        reach("new data started no run", lambda: states(project).count("Retrained") == 2)
-        seen = states(project).count("Unchanged")
-        reach("the run's data count as new", lambda: states(project).count("Unchanged") > seen)
+        look(project)
+        worker.reach("new data started no run", lambda: "Retrained" in worker.states())
+        seen = unchanged(worker)
+        look(project)
+        worker.reach("the run's data count as new", lambda: unchanged(worker) > seen)
+        worker.reach("no look was fired by the schedule", lambda: fired(project))
         shown = prefect(project, "artifact", "ls")
-    finally:
-        os.killpg(worker.pid, signal.SIGINT)
-        worker.wait(timeout=60)
 
-    first, second = git(project, "tag", "--list", "instar/tiny/*").split()
-    assert _data_of(project, second) != _data_of(project, first)
+    assert worker.states().count("Retrained") == 1
+    _, second = git(project, "tag", "--list", "instar/tiny/*").split()
+    assert git(project, "show", f"{second}:digits.npz.dvc") != before[1]
     # The user's own checkout is as it was.
-    assert (
+    assert before == (
         git(project, "status", "--porcelain"),
         (project / "digits.npz.dvc").read_text(),
-    ) == before
+    )
     assert len(list((project / ".instar" / "journal").glob("prepare-*"))) == 2, "one run each"
     assert {"data-changes", "drift"} <= set(shown.split())
     looked = instar(project, "watch", "--once", "--json")
     assert looked.returncode == 0, looked.stderr
     assert json.loads(looked.stdout)["changed"] is False
+
+
+def look(project):
+    """Have the deployment look now: the schedule would do so within the minute."""
+    prefect(project, "deployment", "run", "watch/data")
+
+
+def unchanged(worker):
+    return worker.states().count("Unchanged")
+
+
+def fired(project):
+    """Runs of the schedule that are done."""
+    ended = prefect(project, "flow-run", "ls", "--state-type", "COMPLETED", "-o", "json")
+    return [run for run in json.loads(ended) if run["auto_scheduled"]]
 
 
 def add_images(path):
@@ -84,17 +89,3 @@ def add_images(path):
     fresh = path.with_suffix(".new.npz")
     np.savez(fresh, **arrays)
     os.replace(fresh, path)
-
-
-def states(project):
-    """In which states flow runs ended, by name; `prefect flow-run ls` shows only their types."""
-    return re.findall(r"Finished in state (\w+)", _log(project))
-
-
-def _data_of(project: Path, commit: str) -> str:
-    return git(project, "show", f"{commit}:digits.npz.dvc")
-
-
-def _log(project: Path) -> str:
-    path = project / ".instar" / "logs" / "worker.log"
-    return path.read_text() if path.exists() else "(no worker.log)"
