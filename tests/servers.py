@@ -29,7 +29,10 @@ def free_port():
 
 
 class Server:
-    """A server process with all its children; `kill` gives it no time to say goodbye."""
+    """A server process with all its children; `kill` gives it no time to say goodbye.
+
+    It may be used as a context manager, which starts and kills it.
+    """
 
     def __init__(self, command, address, health, env=None):
         self.command = command
@@ -37,6 +40,13 @@ class Server:
         self.health = health
         self.env = {**os.environ, **(env or {})}
         self.process = None
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self.kill()
 
     def start(self):
         self.launch()
@@ -82,7 +92,7 @@ class ObjectStore(Server):
     """SeaweedFS' S3 server on a folder, with one bucket and one pair of keys.
 
     Attributes:
-        keys: What a client must know, as environment variables.
+        keys: Who a client must be, as environment variables.
     """
 
     BUCKET = "instar"
@@ -92,14 +102,18 @@ class ObjectStore(Server):
         self.keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
         users = folder / "s3.json"
         users.write_text(seaweed.users_file({"key": "secret"}, {"key": None}))
-        ports = {name: low_port() for name in ("master", "volume", "filer", "s3")}
-        address = f"http://127.0.0.1:{ports['s3']}"
-        command = seaweed.server_command(folder, users, ports)
+        self.ports = {name: low_port() for name in ("master", "volume", "filer", "s3")}
+        address = f"http://127.0.0.1:{self.ports['s3']}"
+        command = seaweed.server_command(folder, users, self.ports)
         super().__init__(command, address, f"{address}/healthz")
 
     def start(self):
         super().start()
         wait_until(lambda: seaweed.ensure_buckets(self.address, "key", "secret", (self.BUCKET,)))
+
+    def kill(self):
+        super().kill()
+        seaweed.remove_sockets(self.ports)
 
     def client(self):
         import botocore.session
@@ -113,6 +127,20 @@ class ObjectStore(Server):
             aws_secret_access_key="secret",
             config=Config(connect_timeout=5, read_timeout=30, retries={"max_attempts": 0}),
         )
+
+    @property
+    def reached(self):
+        """What a client must know, the address too."""
+        return {"AWS_ENDPOINT_URL_S3": self.address, **self.keys}
+
+    def upload(self, folder, prefix):
+        """Puts the files of a folder below a prefix; returns the address of that."""
+        client = self.client()
+        for path in folder.rglob("*"):
+            if path.is_file():
+                key = f"{prefix}/{path.relative_to(folder).as_posix()}"
+                client.put_object(Bucket=self.BUCKET, Key=key, Body=path.read_bytes())
+        return f"s3://{self.BUCKET}/{prefix}"
 
     def objects(self, prefix=""):
         """Names and sizes of all objects."""

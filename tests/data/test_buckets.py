@@ -13,26 +13,14 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    server = ObjectStore(tmp_path_factory.mktemp("weed"))
-    server.start()
-    yield server
-    server.kill()
+    with ObjectStore(tmp_path_factory.mktemp("weed")) as server:
+        yield server
 
 
 @pytest.fixture(autouse=True)
 def _keys(store, monkeypatch):
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", store.address)
-    for name, value in store.keys.items():
+    for name, value in store.reached.items():
         monkeypatch.setenv(name, value)
-
-
-def upload(store, folder, prefix):
-    client = store.client()
-    for path in folder.rglob("*"):
-        if path.is_file():
-            key = f"{prefix}/{path.relative_to(folder).as_posix()}"
-            client.put_object(Bucket=store.BUCKET, Key=key, Body=path.read_bytes())
-    return f"s3://{store.BUCKET}/{prefix}"
 
 
 @pytest.fixture
@@ -47,7 +35,7 @@ def images(tmp_path):
 
 
 def test_bucket_gives_what_the_folder_gives(store, images):
-    here, there = Incoming(str(images)), Incoming(upload(store, images, "set one"))
+    here, there = Incoming(str(images)), Incoming(store.upload(images, "set one"))
     ours, theirs = list(here.samples(0, 99)), list(there.samples(0, 99))
     assert [sample.source for sample in theirs] == [sample.source for sample in ours]
     assert len(theirs) == 6 and there.passed_over == here.passed_over
@@ -56,7 +44,7 @@ def test_bucket_gives_what_the_folder_gives(store, images):
 
 
 def test_fingerprint_of_a_bucket_changes_with_an_object(store, images):
-    place = upload(store, images, "changing")
+    place = store.upload(images, "changing")
     before = Incoming(place).fingerprint
     assert Incoming(place).fingerprint == before
     key = "changing/a.png"
@@ -77,11 +65,9 @@ def test_wrong_keys_and_missing_buckets_are_explained_without_the_secret(store, 
 
 def test_a_store_that_goes_away_is_no_fault_of_the_images(images, tmp_path, monkeypatch):
     monkeypatch.setattr("data.object_store.TRIES", 1)
-    server = ObjectStore(tmp_path / "weed")
-    server.start()
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", server.address)
-    there = Incoming(upload(server, images, "set"))
-    server.kill()
+    with ObjectStore(tmp_path / "weed") as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", server.address)
+        there = Incoming(server.upload(images, "set"))
     sample = next(there.samples(0, 1))
     with pytest.raises(Exception):  # noqa: B017, PT011
         sample.content()
@@ -90,7 +76,7 @@ def test_a_store_that_goes_away_is_no_fault_of_the_images(images, tmp_path, monk
 
 
 def test_an_object_that_vanishes_is_one_image_lost(store, images):
-    there = Incoming(upload(store, images, "vanishing"))
+    there = Incoming(store.upload(images, "vanishing"))
     store.client().delete_object(Bucket=store.BUCKET, Key="vanishing/a.png")
     sample = next(there.samples(0, 1))
     with pytest.raises(FileNotFoundError):

@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from tests.data.test_buckets import upload
 from tests.e2e.tiny_project import environment, instar
 from tests.servers import ObjectStore, Server, free_port
 
@@ -65,15 +64,10 @@ def test_predictions_are_those_that_evaluate_judged(done, predicted):
 
 
 def test_a_bucket_gives_the_bytes_that_the_folder_gives(done, images, predicted, tmp_path):
-    store = ObjectStore(tmp_path / "weed")
-    store.start()
-    try:
-        (tmp_path / "elsewhere").mkdir()
-        reached = {"AWS_ENDPOINT_URL_S3": store.address, **store.keys}
-        place = upload(store, images, "new")
-        found = predict(done[0], place, tmp_path / "elsewhere", **reached)
-    finally:
-        store.kill()
+    (tmp_path / "elsewhere").mkdir()
+    with ObjectStore(tmp_path / "weed") as store:
+        place = store.upload(images, "new")
+        found = predict(done[0], place, tmp_path / "elsewhere", **store.reached)
     assert found.read_bytes() == predicted.read_bytes()
 
 
@@ -86,8 +80,7 @@ def test_mlflow_serves_the_same_answers_over_http(done, images, predicted):
     ]  # fmt: skip
     path = f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"
     server = Server(command, address, f"{address}/ping", {**served_from(done[0]), "PATH": path})
-    server.start()
-    try:
+    with server:
         rows = pq.read_table(predicted).to_pandas()[:5]
         files = [(images / name).read_bytes() for name in rows["path"]]
         pixels = np.stack([np.asarray(Image.open(images / name)) for name in rows["path"]])
@@ -101,8 +94,6 @@ def test_mlflow_serves_the_same_answers_over_http(done, images, predicted):
         with pytest.raises(urllib.error.HTTPError) as refused:
             ask(address, [{"image": base64.b64encode(b"no image").decode()}])
         assert refused.value.code == 400
-    finally:
-        server.kill()
 
 
 def ask(address, inputs):

@@ -22,10 +22,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    store = ObjectStore(tmp_path_factory.mktemp("weed"))
-    store.start()
-    yield store
-    store.kill()
+    with ObjectStore(tmp_path_factory.mktemp("weed")) as store:
+        yield store
 
 
 @pytest.fixture

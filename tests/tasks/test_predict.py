@@ -18,7 +18,6 @@ from tasks.errors import TaskError
 from tasks.loading import loaded
 from tasks.predict import predict
 from tasks.serving import DESCRIPTION, ServedModel, build_served_model
-from tests.data.test_buckets import upload
 from tests.servers import ObjectStore, wait_until
 from tests.tasks.conftest import CLASSES, SIZE, publish, uri, write_classifier
 
@@ -203,27 +202,23 @@ def test_store_that_goes_away_ends_the_prediction_and_loses_no_image(
     model, images, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("data.object_store.TRIES", 1)
-    store = ObjectStore(tmp_path / "weed")
-    store.start()
-    for name, value in {"AWS_ENDPOINT_URL_S3": store.address, **store.keys}.items():
-        monkeypatch.setenv(name, value)
-    place = upload(store, images, "new")
     whole, output = output_in(tmp_path, "whole"), output_in(tmp_path)
     run(model, images, whole)
+    with ObjectStore(tmp_path / "weed") as store:
+        for name, value in store.reached.items():
+            monkeypatch.setenv(name, value)
+        place = store.upload(images, "new")
 
-    def stop_it(_, done, total):
-        if done == 16:
-            store.kill()
+        def stop_it(_, done, total):
+            if done == 16:
+                store.kill()
 
-    try:
         with pytest.raises(DataError, match="run the same command again"):
             predict(model, "tiny@1", "model", place, output, 8, False, stop_it)
         assert not output.exists()
         store.start()
         wait_until(lambda: all_readable(store))
         assert run(model, place, output)[0].resumed == 16
-    finally:
-        store.kill()
     assert output.read_bytes() == whole.read_bytes()
 
 
