@@ -63,11 +63,12 @@ def loaded(reference: str, tracking_uri: str | None = None) -> Iterator[Loaded]:
                 )
                 / DATA
             )
+        foreign = TaskError(
+            f"{version} is no model of Instar's, or its files are not all there and whole: see its "
+            "artifacts in MLflow, or use another version."
+        )
         if not (folder / DESCRIPTION).is_file() or not (folder / WEIGHTS).is_file():
-            raise TaskError(
-                f"{version} is no model of Instar's, or its files are not all there: see its "
-                "artifacts in MLflow, or use another version."
-            )
+            raise foreign
         weights = hash_file(folder / WEIGHTS)
         if found.tags.get("weights", weights) != weights:
             raise TaskError(
@@ -75,7 +76,11 @@ def loaded(reference: str, tracking_uri: str | None = None) -> Iterator[Loaded]:
                 "restore them there, or use another version."
             )
         described = hashlib.sha256((folder / DESCRIPTION).read_bytes()).hexdigest()
-        yield Loaded(load_served_model(folder), version, f"{version} {weights} {described}", folder)
+        try:
+            model = load_served_model(folder)
+        except (ValueError, LookupError, TypeError):  # the description is cut short, or another's
+            raise foreign from None
+        yield Loaded(model, version, f"{version} {weights} {described}", folder)
 
 
 def _known_uri() -> str:

@@ -271,6 +271,15 @@ def test_weights_that_were_exchanged_in_the_store_are_refused(registered):
         pass
 
 
+@pytest.mark.parametrize("content", ["{", "{}", "[]", '{"encoder": {"name": 3}}'])
+def test_a_description_that_is_damaged_is_named(registered, content):
+    project, _ = registered
+    (described,) = (project / "mlartifacts").rglob(f"data/classifier/{DESCRIPTION}")
+    described.write_text(content)
+    with pytest.raises(TaskError, match="tiny@1 .* not all there and whole"):
+        loaded("tiny@1", uri(project)).__enter__()
+
+
 def test_description_without_abstention_is_of_a_version_that_never_abstains(registered):
     with loaded("tiny@1", uri(registered[0])) as version:
         assert json.loads((version.folder / DESCRIPTION).read_text())["abstention"] is None
