@@ -1,7 +1,6 @@
-"""Looks and comparisons that are killed: Prefect is told, and nothing of them is left.
+"""Looks and comparisons that are killed: Prefect is told, and nothing of them is left."""
 
-Retrainings that are killed: tests/faults/test_outages.py.
-"""
+from pathlib import Path
 
 import pytest
 
@@ -13,13 +12,8 @@ from tests.faults.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-# A look at endless data.
-LOOK = """\
-import time
-from flows import watch
-watch.look = lambda *_: (print("looking", flush=True), time.sleep(600))
-watch.watch(".")
-"""
+# It finds the first data, so that it retrains.
+LOOK = "from flows.watch import watch; watch('.', settle=0)"
 COMPARE = ("-m", "flows.cli", "compare", "--seeds", "2", "--at-once", "2")
 
 
@@ -34,7 +28,7 @@ def flow_runs():
         }
 
 
-def test_a_killed_look_and_a_killed_comparison_are_marked_and_leave_nothing(tmp_path, monkeypatch):
+def test_a_killed_look_its_run_and_a_comparison_are_marked_and_leave_nothing(tmp_path, monkeypatch):
     project = put_framed_stage(make_tiny_project(tmp_path / "project"), "sleep=600")
     for name, value in prefect_environment(project).items():
         monkeypatch.setenv(name, value)  # `PrefectServer` sets them; here they must not stay
@@ -44,15 +38,18 @@ def test_a_killed_look_and_a_killed_comparison_are_marked_and_leave_nothing(tmp_
         others = processes_in(project)
         comparing = start(project, *COMPARE, PYTHONPATH=str(project))
         looking = start(project, "-c", LOOK, PYTHONPATH=str(project), PREFECT_API_URL=server.url)
-        assert any(line == "looking\n" for line in iter(looking.stdout.readline, ""))
-        until(lambda: stages_in(project), "no cell started", 180)
+        running = dict.fromkeys(("compare", "retrain", "watch"), "RUNNING")
+        until(lambda: flow_runs() == running, "not all flows run", 180)
+        until(lambda: list(project.glob(".instar/runs/*.json")), "no run has a record", 180)
+        work = project / ".instar" / "work"
+        until(lambda: sum(map(Path.is_dir, work.iterdir())) == 3, "not both cells have begun", 180)
+        until(lambda: stages_in(project), "no stage runs", 180)
         assert mark_dead_runs(project) == [], "what lives is left alone"
-        assert flow_runs() == {"compare": "RUNNING", "watch": "RUNNING"}
         for one in (comparing, looking):
             one.kill()
             one.communicate()
         until(lambda: processes_in(project) <= others, "processes are left")
-        assert len(mark_dead_runs(project)) == 2
-        assert flow_runs() == {"compare": "CRASHED", "watch": "CRASHED"}
+        assert len(mark_dead_runs(project)) == 3
+        assert flow_runs() == dict.fromkeys(running, "CRASHED")
         assert not list((project / ".instar" / "flows").iterdir())
         assert mark_dead_runs(project) == []
