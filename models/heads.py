@@ -3,15 +3,27 @@
 from torch import Tensor, nn
 
 
-def projector(features_dim: int, hidden_dim: int, out_dim: int) -> nn.Sequential:
-    """Build g(h) = W2 relu(bn(W1 h)) of SimCLR: (N, features_dim) to (N, out_dim)."""
-    return nn.Sequential(
+def mlp(in_dim: int, *widths: int, norm: bool = True, norm_output: bool = False) -> nn.Sequential:
+    """Build linear layers with batch norm and relu between them: (N, in_dim) to (N, widths[-1]).
+
+    Args:
+        in_dim: Width of the input.
+        *widths: Of the hidden layers, then of the output.
+        norm: Whether hidden layers have batch norm.
+        norm_output: Whether the output has, without scale and shift.
+    """
+    layers: list[nn.Module] = []
+    for width in widths[:-1]:
         # No bias where batch norm would subtract it again.
-        nn.Linear(features_dim, hidden_dim, bias=False),
-        nn.BatchNorm1d(hidden_dim),
-        nn.ReLU(inplace=True),
-        nn.Linear(hidden_dim, out_dim),
-    )
+        layers.append(nn.Linear(in_dim, width, bias=not norm))
+        if norm:
+            layers.append(nn.BatchNorm1d(width))
+        layers.append(nn.ReLU(inplace=True))
+        in_dim = width
+    layers.append(nn.Linear(in_dim, widths[-1], bias=not norm_output))
+    if norm_output:
+        layers.append(nn.BatchNorm1d(widths[-1], affine=False))
+    return nn.Sequential(*layers)
 
 
 def fold_scaling(mean: Tensor, std: Tensor, weight: Tensor, bias: Tensor) -> nn.Linear:

@@ -1,8 +1,11 @@
 """The training loop around any self-supervised method."""
 
+from typing import Any
+
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from models.methods.method import Method, StepOutput
@@ -13,7 +16,7 @@ from models.schedules import warmup_cosine
 
 
 class Pretraining(LightningModule):
-    """Optimises a method; logs the mean `loss` and the last `lr` of each epoch.
+    """Optimises a method; logs each epoch's last `lr`, mean `loss` and mean metrics of the method.
 
     Args:
         method: What is trained; its encoder is the result.
@@ -38,22 +41,27 @@ class Pretraining(LightningModule):
         self.total_steps = epochs * steps_per_epoch
         self.warmup_steps = round(optimizer.warmup_epochs * steps_per_epoch)
         self.seed = seed
-        self._losses = torch.zeros(())
+        self._sums: dict[str, Tensor] = {}
 
     def training_step(self, batch: dict, batch_idx: int) -> StepOutput:
         """Give the method's output for the batch, embeddings detached."""
         with seeded(self.seed, "step", self.global_step):
             output = self.method.training_step(batch)
         # Summed here, on the device, and logged once: Lightning's log at each step is slow.
-        self._losses = self._losses + output["loss"].detach()
+        for name, value in {"loss": output["loss"], **output.get("metrics", {})}.items():
+            self._sums[name] = self._sums.get(name, torch.zeros(())) + value.detach()
         if self.trainer.is_last_batch:
             rate = self.trainer.optimizers[0].param_groups[0]["lr"]
-            numbers = {"loss": self._losses / (batch_idx + 1), "lr": rate}
-            self.log_dict(numbers, on_step=False, on_epoch=True, batch_size=1)
-            self._losses = torch.zeros(())
+            means = {name: total / (batch_idx + 1) for name, total in self._sums.items()}
+            self.log_dict(means | {"lr": rate}, on_step=False, on_epoch=True, batch_size=1)
+            self._sums = {}
         if "embeddings" in output:
             output["embeddings"] = output["embeddings"].detach()
         return output
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Let the method follow the optimizer's step, which `global_step` counts already."""
+        self.method.after_step((self.global_step - 1) / self.total_steps)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Build the optimizer and its schedule, stepped with every batch."""

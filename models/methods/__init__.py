@@ -1,9 +1,7 @@
 """Self-supervised methods by name; importing this package does not import torch.
 
-A method is a module with an `encoder`, trained in place, and `training_step(batch)`: a batch is
-a dict with `views`, a list of float images (N, C, H, W); it gives a dict with the scalar `loss`
-and, where it has any, `embeddings` (M, D), which the collapse monitor watches. To add one: a
-file beside `simclr.py`, its params in `params.py`, and its line in `METHODS`.
+A method is a module with an `encoder`, trained in place; `models.methods.method` says what it
+takes and gives, docs/add-a-method.md how to add one.
 """
 
 from contextlib import nullcontext
@@ -15,17 +13,7 @@ if TYPE_CHECKING:
     from models.encoders import Encoder
     from models.methods.method import Method
 
-__all__ = ["METHODS", "MethodParams", "SimCLRParams", "build_method"]
-
-
-def _simclr(params: SimCLRParams, encoder: "Encoder") -> "Method":
-    from models.methods.simclr import SimCLR
-
-    return SimCLR(params, encoder)
-
-
-# Each imports its method when called, so that reading the settings costs no import of torch.
-METHODS = {"simclr": _simclr}
+__all__ = ["MethodParams", "SimCLRParams", "build_method"]
 
 
 def build_method(params: MethodParams, encoder: "Encoder", seed: int | None = None) -> "Method":
@@ -37,6 +25,8 @@ def build_method(params: MethodParams, encoder: "Encoder", seed: int | None = No
         seed: Makes the fresh heads a function of itself and leaves the global generator alone;
             None draws from the global generator.
     """
+    # Imported here, so that reading the settings costs no import of torch.
+    from models.methods.registry import METHODS
     from models.randomness import seeded
 
     with nullcontext() if seed is None else seeded(seed, "method"):

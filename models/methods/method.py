@@ -6,17 +6,30 @@ from typing import NotRequired, TypedDict
 from torch import Tensor, nn
 
 from models.encoders import Encoder
+from models.errors import ModelError
 
 
 class StepOutput(TypedDict):
-    """What a training step gives: the loss and, where there are any, embeddings (M, D)."""
+    """What a training step gives.
+
+    Attributes:
+        loss: A scalar.
+        embeddings: (M, D), which the collapse monitor watches.
+        metrics: Scalars that are averaged over the epoch and kept beside the loss.
+    """
 
     loss: Tensor
     embeddings: NotRequired[Tensor]
+    metrics: NotRequired[dict[str, Tensor]]
 
 
 class Method(nn.Module, ABC):
-    """A way to train `encoder` on views alone."""
+    """A way to train `encoder` on views alone.
+
+    Parameters that need no gradient, such as a momentum copy's, are not optimised; what must
+    survive a resume, such as a queue, is a buffer. Randomness comes from torch's generator,
+    which is keyed by seed and step while `training_step` runs.
+    """
 
     def __init__(self, encoder: Encoder):
         super().__init__()
@@ -25,3 +38,18 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def training_step(self, batch: dict) -> StepOutput:
         """Give the loss of a batch, whose `views` are float images (N, C, H, W) each."""
+
+    def after_step(self, progress: float) -> None:
+        """Follow a step of the optimizer.
+
+        Args:
+            progress: Share of the run's steps before this one, from 0 to below 1.
+        """
+
+
+def two_views(batch: dict) -> tuple[Tensor, Tensor]:
+    """The views of a batch, for methods that compare two: float images (N, C, H, W) each."""
+    if len(batch["views"]) != 2:
+        raise ModelError(f"this method compares two views of an image, got {len(batch['views'])}")
+    first, second = batch["views"]
+    return first, second

@@ -11,10 +11,9 @@ lets the embedding know where things are (docs/decisions/0002).
 import torch
 
 from models.encoders import Encoder
-from models.errors import ModelError
-from models.heads import projector
+from models.heads import mlp
 from models.losses import nt_xent
-from models.methods.method import Method, StepOutput
+from models.methods.method import Method, StepOutput, two_views
 from models.methods.params import SimCLRParams
 
 
@@ -24,16 +23,12 @@ class SimCLR(Method):
     def __init__(self, params: SimCLRParams, encoder: Encoder):
         super().__init__(encoder)
         self.temperature = params.temperature
-        self.projector = projector(
-            encoder.features_dim, params.projector_hidden, params.projector_dim
-        )
+        self.projector = mlp(encoder.features_dim, params.projector_hidden, params.projector_dim)
 
     def training_step(self, batch: dict) -> StepOutput:
         """Contrast the two views of each image (algorithm 1)."""
-        if len(batch["views"]) != 2:
-            raise ModelError(f"SimCLR compares two views, got {len(batch['views'])}; set views: 2")
         # Both views in one pass: batch norm sees them together, as in the authors' code.
-        h = self.encoder(torch.cat(batch["views"]))  # (2N, D)
+        h = self.encoder(torch.cat(two_views(batch)))  # (2N, D)
         z = self.projector(h)
         z1, z2 = z.chunk(2)
         return {"loss": nt_xent(z1, z2, self.temperature), "embeddings": z}

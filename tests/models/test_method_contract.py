@@ -5,7 +5,8 @@ import torch
 
 from models.encoders import build_encoder
 from models.learners import LEARNERS, LinearProbeParams, build_classifier
-from models.methods import METHODS, SimCLRParams, build_method
+from models.methods import SimCLRParams, build_method
+from models.methods.registry import METHODS
 from models.params import EncoderParams, Readout
 from models.weights import load_weights, save_weights
 

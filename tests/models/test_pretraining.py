@@ -41,6 +41,27 @@ class Collapsing(Method):
         return {"loss": self.factor * (features - target).square().mean(), "embeddings": features}
 
 
+class Counting(Method):
+    """Tells its own steps as a metric, and remembers what it is told after each."""
+
+    def __init__(self, encoder):
+        super().__init__(encoder)
+        self.steps, self.told, self.weights = 0.0, [], []
+
+    def training_step(self, batch):
+        loss = self.encoder(batch["views"][0]).square().mean()
+        self.steps += 1
+        self.weights.append(self.weight())
+        return {"loss": loss, "metrics": {"steps": torch.tensor(self.steps)}}
+
+    def after_step(self, progress):
+        assert self.weight() != self.weights[-1]
+        self.told.append(progress)
+
+    def weight(self):
+        return next(self.encoder.parameters()).sum().item()
+
+
 def train(method, callbacks=(), epochs=EPOCHS, optimizer=None, stop_after=None, resume=None):
     module = Pretraining(method, optimizer or OptimizerParams(lr=5e-3), epochs, STEPS, seed=1)
     with warnings.catch_warnings():
@@ -81,6 +102,13 @@ def test_healthy_run_finishes_and_its_history_holds_every_number():
     restored = EpochHistory(told_again.append)
     restored.load_state_dict(history.state_dict())
     assert told_again == restored.rows == history.rows
+
+
+def test_method_is_told_the_progress_after_each_step_and_its_metrics_are_averaged():
+    method, history = Counting(small_encoder()), EpochHistory()
+    train(method, [history])
+    assert method.told == [step / (EPOCHS * STEPS) for step in range(EPOCHS * STEPS)]
+    assert [row["steps"] for row in history.rows] == [2.5, 6.5, 10.5]
 
 
 def test_collapsed_run_is_stopped_with_an_explanation():

@@ -1,0 +1,12 @@
+"""The methods themselves by name; importing this module imports torch."""
+
+from collections.abc import Callable
+from typing import Any
+
+from models.encoders import Encoder
+from models.methods.method import Method
+from models.methods.simclr import SimCLR
+
+METHODS: dict[str, Callable[[Any, Encoder], Method]] = {
+    "simclr": SimCLR,
+}
