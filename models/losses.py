@@ -26,3 +26,19 @@ def nt_xent(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
     similarity.fill_diagonal_(float("-inf"))  # k != i
     partner = torch.arange(2 * count, device=z.device).roll(count)
     return F.cross_entropy(similarity, partner)
+
+
+def negative_cosine(p: Tensor, z: Tensor) -> Tensor:
+    r"""Measure how far predictions point away from their targets.
+
+    SimSiam, equation 1 (Chen and He 2021, https://arxiv.org/abs/2011.10566):
+    D(p, z) = -p/||p|| . z/||z||, averaged over the batch.
+
+    Args:
+        p: (N, D) predictions.
+        z: (N, D) targets.
+
+    Returns:
+        A scalar from -1, all alike, to 1.
+    """
+    return -F.cosine_similarity(p, z, dim=1).mean()

@@ -1,14 +1,18 @@
 """Settings of the methods, one class each; torch is not needed to read them."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 
-class SimCLRParams(BaseModel):
-    """SimCLR (Chen et al. 2020): two views of an image attract, all other images repel."""
+class MethodSettings(BaseModel):
+    """What all of them share: unknown keys are refused, and nothing changes once it is read."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SimCLRParams(MethodSettings):
+    """SimCLR (Chen et al. 2020): two views of an image attract, all other images repel."""
 
     name: Literal["simclr"] = Field("simclr", description="The method.")
     temperature: float = Field(
@@ -18,6 +22,18 @@ class SimCLRParams(BaseModel):
     projector_dim: PositiveInt = Field(128, description="Width of the embeddings.")
 
 
-# With a second method: Annotated[SimCLRParams | OtherParams, Field(discriminator="name")]
-# (pydantic refuses a discriminator on a union of one).
-MethodParams = SimCLRParams
+class SimSiamParams(MethodSettings):
+    """SimSiam (Chen and He 2021): predicts one view from the other, with a stop-gradient."""
+
+    name: Literal["simsiam"] = Field("simsiam", description="The method.")
+    projector_hidden: PositiveInt = Field(
+        256, description="Width of the projector's two hidden layers."
+    )
+    projector_dim: PositiveInt = Field(256, description="Width of the embeddings.")
+    predictor_hidden: PositiveInt = Field(64, description="Width of the predictor's bottleneck.")
+
+
+MethodParams = Annotated[
+    SimCLRParams | SimSiamParams,
+    Field(discriminator="name"),
+]

@@ -6,7 +6,9 @@ from typing import Any
 from models.encoders import Encoder
 from models.methods.method import Method
 from models.methods.simclr import SimCLR
+from models.methods.simsiam import SimSiam
 
 METHODS: dict[str, Callable[[Any, Encoder], Method]] = {
     "simclr": SimCLR,
+    "simsiam": SimSiam,
 }

@@ -3,7 +3,10 @@ import math
 import pytest
 import torch
 
-from models.losses import nt_xent
+from models.losses import (
+    negative_cosine,
+    nt_xent,
+)
 
 
 def slow_nt_xent(z1, z2, temperature):
@@ -45,8 +48,49 @@ def test_nt_xent_ignores_the_length_of_embeddings():
     assert torch.allclose(nt_xent(z1, z2, 0.2), nt_xent(3 * z1, 0.1 * z2, 0.2), atol=1e-5)
 
 
-def test_nt_xent_gradient_agrees_with_finite_differences():
-    generator = torch.Generator().manual_seed(0)
-    z1, z2 = torch.randn(2, 3, 4, generator=generator, dtype=torch.float64)
-    inputs = (z1.requires_grad_(), z2.requires_grad_())
-    assert torch.autograd.gradcheck(lambda a, b: nt_xent(a, b, 0.5), inputs)
+def random(*shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def unit(row):
+    return row / math.sqrt(sum(float(x) ** 2 for x in row))
+
+
+# Each as a function of two views' embeddings (N, 4).
+LOSSES = {
+    "nt_xent": lambda a, b: nt_xent(a, b, 0.5),
+    "negative_cosine": negative_cosine,
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_gradient_agrees_with_finite_differences(name):
+    inputs = (random(3, 4).requires_grad_(), random(3, 4, seed=1).requires_grad_())
+    assert torch.autograd.gradcheck(LOSSES[name], inputs)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_order_of_the_batch_does_not_matter(name):
+    a, b = random(9, 4), random(9, 4, seed=1)
+    order = torch.randperm(9, generator=torch.Generator().manual_seed(0))
+    together = LOSSES[name](a[order], b[order])
+    assert together.item() == pytest.approx(LOSSES[name](a, b).item(), rel=1e-9)
+
+
+@pytest.mark.parametrize("name", sorted(set(LOSSES) - {"info_nce", "info_nce with a queue"}))
+def test_order_of_the_views_does_not_matter(name):
+    a, b = random(9, 4), random(9, 4, seed=1)
+    assert LOSSES[name](b, a).item() == pytest.approx(LOSSES[name](a, b).item(), rel=1e-9)
+
+
+def test_negative_cosine_equals_the_equation_spelt_out():
+    p, z = random(5, 4), random(5, 4, seed=1)
+    expected = -sum(float(unit(a) @ unit(b)) for a, b in zip(p, z, strict=True)) / 5
+    assert negative_cosine(p, z).item() == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(("factor", "expected"), [(3.0, -1.0), (-0.1, 1.0)])
+def test_negative_cosine_of_parallel_predictions_is_their_sign(factor, expected):
+    z = random(5, 4)
+    assert negative_cosine(factor * z, z).item() == pytest.approx(expected)
