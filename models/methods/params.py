@@ -33,7 +33,22 @@ class SimSiamParams(MethodSettings):
     predictor_hidden: PositiveInt = Field(64, description="Width of the predictor's bottleneck.")
 
 
+class BYOLParams(MethodSettings):
+    """BYOL (Grill et al. 2020): predicts what a slow copy of itself says of the other view."""
+
+    name: Literal["byol"] = Field("byol", description="The method.")
+    momentum: float = Field(
+        0.99,
+        ge=0,
+        le=1,
+        description="Share of itself that the teacher keeps at first; rises to 1.",
+    )
+    projector_hidden: PositiveInt = Field(512, description="Width of the projector's hidden layer.")
+    projector_dim: PositiveInt = Field(256, description="Width of the embeddings.")
+    predictor_hidden: PositiveInt = Field(512, description="Width of the predictor's hidden layer.")
+
+
 MethodParams = Annotated[
-    SimCLRParams | SimSiamParams,
+    SimCLRParams | SimSiamParams | BYOLParams,
     Field(discriminator="name"),
 ]

@@ -4,11 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 from models.encoders import Encoder
+from models.methods.byol import BYOL
 from models.methods.method import Method
 from models.methods.simclr import SimCLR
 from models.methods.simsiam import SimSiam
 
 METHODS: dict[str, Callable[[Any, Encoder], Method]] = {
+    "byol": BYOL,
     "simclr": SimCLR,
     "simsiam": SimSiam,
 }

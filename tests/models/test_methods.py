@@ -1,12 +1,27 @@
 """What makes each method work: teachers, queues, neighbours, stopped gradients."""
 
+import math
+
+import pytest
 import torch
 
+from models.errors import UnhealthyError
 from models.methods import build_method
 from models.methods.params import (
+    BYOLParams,
     SimSiamParams,
 )
+from models.momentum import MomentumCopy
+from models.monitors import CollapseMonitor
+from models.optimizers import decay_groups
+from models.params import OptimizerParams
+from models.schedules import momentum_to_one
 from tests.models.easy_images import easy_images, plain_augment, small_encoder
+from tests.models.test_pretraining import train
+
+TAUGHT = {
+    "byol": BYOLParams(momentum=0.9),
+}
 
 
 def pair(count=16, seed=0):
@@ -31,3 +46,76 @@ def test_simsiam_stops_the_gradient_at_its_targets():
     stopped = slope([(p1, constants[1]), (p2, constants[0])])
     assert torch.allclose(weight.grad, stopped, atol=1e-6)
     assert not torch.allclose(weight.grad, slope([(p1, z2), (p2, z1)]), atol=1e-3)
+
+
+@pytest.mark.parametrize("name", TAUGHT)
+def test_teacher_moves_by_exactly_its_momentum(name):
+    method = build_method(TAUGHT[name], small_encoder(), seed=0).double()
+    before = [weight.clone() for weight in method.teacher.parameters()]
+    for weight in method.parameters():
+        if weight.requires_grad:
+            torch.nn.init.normal_(weight)
+    method.after_step(0.0)
+    students = [*method.encoder.parameters(), *method.projector.parameters()]
+    for old, new, student in zip(before, method.teacher.parameters(), students, strict=True):
+        assert torch.allclose(new, 0.9 * old + 0.1 * student, rtol=0, atol=1e-14)
+        assert not torch.equal(new, old)
+
+
+def test_momentum_rises_from_its_start_to_one_as_half_a_cosine():
+    assert momentum_to_one(0.9, 0.0) == pytest.approx(0.9, abs=1e-15)
+    assert momentum_to_one(0.9, 0.25) == pytest.approx(1 - 0.05 * (1 + math.sqrt(0.5)))
+    assert momentum_to_one(0.9, 0.5) == pytest.approx(0.95)
+    assert momentum_to_one(0.9, 1.0) == 1
+
+
+@pytest.mark.parametrize("name", sorted(set(TAUGHT) - {"moco-v2"}))
+def test_teacher_of_a_ripe_run_rests(name):
+    method = build_method(TAUGHT[name], small_encoder(), seed=0)
+    torch.nn.init.normal_(next(method.encoder.parameters()))
+    before = [weight.clone() for weight in method.teacher.parameters()]
+    method.after_step(1.0)
+    assert all(map(torch.equal, before, method.teacher.parameters()))
+
+
+@pytest.mark.parametrize("name", TAUGHT)
+def test_teacher_gets_no_gradient_and_no_optimizer_but_follows_a_training(name):
+    method = build_method(TAUGHT[name], small_encoder(), seed=0)
+    teacher = list(method.teacher.parameters())
+    assert teacher and not {id(w) for w in teacher} & {id(w) for w in method.encoder.parameters()}
+    optimised = [w for group in decay_groups(method, 0.1, 0.1) for w in group["params"]]
+    assert not {id(w) for w in teacher} & {id(w) for w in optimised}
+    before = [weight.clone() for weight in teacher]
+    train(method, epochs=1)
+    assert all(weight.grad is None for weight in teacher)
+    assert not any(map(torch.equal, before, teacher))
+
+
+def test_momentum_copy_keeps_batch_statistics_of_its_own():
+    source = torch.nn.BatchNorm1d(3)
+    copy = MomentumCopy(source)
+    source(torch.full((4, 3), 9.0))
+    copy.follow(source, momentum=0.0)
+    assert copy.parts[0].running_mean.tolist() == [0, 0, 0]
+
+
+class WithoutStop(torch.nn.Sequential):
+    """A teacher that is the student itself, gradient and all."""
+
+    def follow(self, *_, momentum):
+        pass
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_byol_collapses_without_its_teacher_and_the_monitor_says_so(stopped):
+    params = BYOLParams(projector_hidden=32, projector_dim=16, predictor_hidden=32, momentum=0.9)
+    method = build_method(params, small_encoder(), seed=0)
+    if not stopped:
+        method.teacher = WithoutStop(method.encoder, method.projector)
+    optimizer = OptimizerParams(lr=5e-2, warmup_epochs=0, weight_decay=0.5)
+    monitor = CollapseMonitor(easy_images(64, seed=9)[0], min_spread=0.1)
+    if stopped:
+        train(method, [monitor], epochs=60, optimizer=optimizer)
+    else:
+        with pytest.raises(UnhealthyError, match="pretraining collapsed: .* embedding_std"):
+            train(method, [monitor], epochs=60, optimizer=optimizer)
