@@ -42,3 +42,32 @@ def negative_cosine(p: Tensor, z: Tensor) -> Tensor:
         A scalar from -1, all alike, to 1.
     """
     return -F.cosine_similarity(p, z, dim=1).mean()
+
+
+def info_nce(
+    queries: Tensor, keys: Tensor, temperature: float, queue: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    r"""Pick, for each query, its own key among other images' keys.
+
+    MoCo, equation 1 (He et al. 2020, https://arxiv.org/abs/1911.05722):
+    l(q) = -log( exp(q . k+ / t) / sum_i exp(q . k_i / t) ), all normalised, averaged over queries.
+
+    Args:
+        queries: (N, D); any length, they are normalised here.
+        keys: (N, D), in the same order; normalised here.
+        temperature: t, above 0.
+        queue: (K, D) normalised keys of other images; None takes the other keys of the batch.
+
+    Returns:
+        The loss, and the share of queries that are nearest to their own key.
+    """
+    q, k = F.normalize(queries, dim=1), F.normalize(keys, dim=1)
+    if queue is None:
+        similarity = q @ k.T  # (N, N)
+        own = torch.arange(len(q), device=q.device)
+    else:
+        # Its own key last, so that a tie, as after a collapse, is no hit.
+        similarity = torch.cat([q @ queue.T, (q * k).sum(1, keepdim=True)], dim=1)  # (N, K + 1)
+        own = torch.full((len(q),), len(queue), device=q.device)
+    nearest = similarity.argmax(dim=1)
+    return F.cross_entropy(similarity / temperature, own), (nearest == own).float().mean()

@@ -48,7 +48,25 @@ class BYOLParams(MethodSettings):
     predictor_hidden: PositiveInt = Field(512, description="Width of the predictor's hidden layer.")
 
 
+class MoCoV3Params(MethodSettings):
+    """MoCo v3 (Chen, Xie and He 2021): contrasts with a slow copy's view of the batch."""
+
+    name: Literal["moco-v3"] = Field("moco-v3", description="The method.")
+    temperature: float = Field(
+        0.2, gt=0, description="Of the softmax; lower looks harder at the nearest images."
+    )
+    momentum: float = Field(
+        0.99,
+        ge=0,
+        le=1,
+        description="Share of itself that the teacher keeps at first; rises to 1.",
+    )
+    projector_hidden: PositiveInt = Field(512, description="Width of the projector's hidden layer.")
+    projector_dim: PositiveInt = Field(256, description="Width of the embeddings.")
+    predictor_hidden: PositiveInt = Field(512, description="Width of the predictor's hidden layer.")
+
+
 MethodParams = Annotated[
-    SimCLRParams | SimSiamParams | BYOLParams,
+    SimCLRParams | SimSiamParams | BYOLParams | MoCoV3Params,
     Field(discriminator="name"),
 ]

@@ -6,11 +6,13 @@ from typing import Any
 from models.encoders import Encoder
 from models.methods.byol import BYOL
 from models.methods.method import Method
+from models.methods.moco_v3 import MoCoV3
 from models.methods.simclr import SimCLR
 from models.methods.simsiam import SimSiam
 
 METHODS: dict[str, Callable[[Any, Encoder], Method]] = {
     "byol": BYOL,
+    "moco-v3": MoCoV3,
     "simclr": SimCLR,
     "simsiam": SimSiam,
 }

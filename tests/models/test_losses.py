@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from models.losses import (
+    info_nce,
     negative_cosine,
     nt_xent,
 )
@@ -61,6 +62,8 @@ def unit(row):
 LOSSES = {
     "nt_xent": lambda a, b: nt_xent(a, b, 0.5),
     "negative_cosine": negative_cosine,
+    "info_nce": lambda a, b: info_nce(a, b, 0.5)[0],
+    "info_nce with a queue": lambda a, b: info_nce(a, b, 0.5, random(6, 4, seed=3))[0],
 }
 
 
@@ -94,3 +97,27 @@ def test_negative_cosine_equals_the_equation_spelt_out():
 def test_negative_cosine_of_parallel_predictions_is_their_sign(factor, expected):
     z = random(5, 4)
     assert negative_cosine(factor * z, z).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("queued", [None, 1, 6])
+def test_info_nce_equals_the_equation_spelt_out(queued):
+    q, k, t = random(5, 4), random(5, 4, seed=1), 0.3
+    queue = None if queued is None else torch.stack([unit(row) for row in random(queued, 4)])
+    total, hits = 0.0, 0
+    for i in range(5):
+        own = float(unit(q[i]) @ unit(k[i]))
+        rows = [unit(k[j]) for j in range(5) if j != i] if queue is None else queue
+        others = [float(unit(q[i]) @ row) for row in rows]
+        total -= math.log(math.exp(own / t) / sum(math.exp(s / t) for s in [own, *others]))
+        hits += own > max(others)
+    loss, accuracy = info_nce(q, k, t, queue)
+    assert loss.item() == pytest.approx(total / 5, rel=1e-9)
+    assert accuracy.item() == pytest.approx(hits / 5)
+
+
+def test_info_nce_of_one_direction_is_log_of_the_candidates_and_no_hit():
+    ones = torch.ones(8, 3)
+    loss, accuracy = info_nce(ones, ones, 0.3, torch.ones(15, 3) / math.sqrt(3))
+    assert loss.item() == pytest.approx(math.log(16), rel=1e-6)
+    assert accuracy.item() == 0
+    assert info_nce(ones, ones, 0.3)[0].item() == pytest.approx(math.log(8), rel=1e-6)

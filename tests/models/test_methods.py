@@ -5,22 +5,25 @@ import math
 import pytest
 import torch
 
+from models.encoders import build_encoder
 from models.errors import UnhealthyError
 from models.methods import build_method
 from models.methods.params import (
     BYOLParams,
+    MoCoV3Params,
     SimSiamParams,
 )
 from models.momentum import MomentumCopy
 from models.monitors import CollapseMonitor
 from models.optimizers import decay_groups
-from models.params import OptimizerParams
+from models.params import EncoderParams, OptimizerParams
 from models.schedules import momentum_to_one
 from tests.models.easy_images import easy_images, plain_augment, small_encoder
 from tests.models.test_pretraining import train
 
 TAUGHT = {
     "byol": BYOLParams(momentum=0.9),
+    "moco-v3": MoCoV3Params(momentum=0.9),
 }
 
 
@@ -119,3 +122,15 @@ def test_byol_collapses_without_its_teacher_and_the_monitor_says_so(stopped):
     else:
         with pytest.raises(UnhealthyError, match="pretraining collapsed: .* embedding_std"):
             train(method, [monitor], epochs=60, optimizer=optimizer)
+
+
+def test_moco_v3_leaves_the_patch_projection_of_a_vit_random():
+    params = EncoderParams(name="test_vit", patch_size=4)
+    encoder = build_encoder(params, 1, 16, [0.4], [0.2], seed=0)
+    method = build_method(TAUGHT["moco-v3"], encoder, seed=0)
+    projection = method.encoder.network.net.patch_embed.proj
+    before = projection.weight.clone()
+    train(method, epochs=1)
+    assert torch.equal(projection.weight, before)
+    frozen = [n for n, w in method.encoder.named_parameters() if not w.requires_grad]
+    assert len(frozen) == 2, frozen
