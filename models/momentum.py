@@ -32,3 +32,16 @@ class MomentumCopy(nn.Module):
         theirs = [weight for source in sources for weight in source.parameters()]
         for mine, its in zip(self.parts.parameters(), theirs, strict=True):
             mine.lerp_(its, 1 - momentum)
+
+
+def enqueue(queue: Tensor, newest: Tensor) -> Tensor:
+    """Put rows at the head of a first-in, first-out queue of fixed length.
+
+    Args:
+        queue: (K, D), newest first.
+        newest: (N, D).
+
+    Returns:
+        (K, D): the newest, then as many of the former as there is room for.
+    """
+    return torch.cat([newest, queue])[: len(queue)]

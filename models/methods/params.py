@@ -66,7 +66,25 @@ class MoCoV3Params(MethodSettings):
     predictor_hidden: PositiveInt = Field(512, description="Width of the predictor's hidden layer.")
 
 
+class MoCoV2Params(MethodSettings):
+    """MoCo v2 (Chen et al. 2020): contrasts with a queue of a slow copy's former views."""
+
+    name: Literal["moco-v2"] = Field("moco-v2", description="The method.")
+    temperature: float = Field(
+        0.2, gt=0, description="Of the softmax; lower looks harder at the nearest images."
+    )
+    momentum: float = Field(
+        0.98, ge=0, le=1, description="Share of itself that the teacher keeps at each step."
+    )
+    queue: PositiveInt = Field(4096, description="Keys of former batches that are the negatives.")
+    groups: PositiveInt = Field(
+        4, description="Parts of a batch that batch norm sees apart, shuffled for the keys."
+    )
+    projector_hidden: PositiveInt = Field(256, description="Width of the projector's hidden layer.")
+    projector_dim: PositiveInt = Field(128, description="Width of the embeddings.")
+
+
 MethodParams = Annotated[
-    SimCLRParams | SimSiamParams | BYOLParams | MoCoV3Params,
+    SimCLRParams | SimSiamParams | BYOLParams | MoCoV3Params | MoCoV2Params,
     Field(discriminator="name"),
 ]

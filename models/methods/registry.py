@@ -6,12 +6,14 @@ from typing import Any
 from models.encoders import Encoder
 from models.methods.byol import BYOL
 from models.methods.method import Method
+from models.methods.moco_v2 import MoCoV2
 from models.methods.moco_v3 import MoCoV3
 from models.methods.simclr import SimCLR
 from models.methods.simsiam import SimSiam
 
 METHODS: dict[str, Callable[[Any, Encoder], Method]] = {
     "byol": BYOL,
+    "moco-v2": MoCoV2,
     "moco-v3": MoCoV3,
     "simclr": SimCLR,
     "simsiam": SimSiam,

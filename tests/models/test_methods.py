@@ -1,19 +1,23 @@
 """What makes each method work: teachers, queues, neighbours, stopped gradients."""
 
 import math
+from unittest import mock
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from models.encoders import build_encoder
 from models.errors import UnhealthyError
+from models.losses import info_nce
 from models.methods import build_method
 from models.methods.params import (
     BYOLParams,
+    MoCoV2Params,
     MoCoV3Params,
     SimSiamParams,
 )
-from models.momentum import MomentumCopy
+from models.momentum import MomentumCopy, enqueue
 from models.monitors import CollapseMonitor
 from models.optimizers import decay_groups
 from models.params import EncoderParams, OptimizerParams
@@ -24,6 +28,7 @@ from tests.models.test_pretraining import train
 TAUGHT = {
     "byol": BYOLParams(momentum=0.9),
     "moco-v3": MoCoV3Params(momentum=0.9),
+    "moco-v2": MoCoV2Params(momentum=0.9, queue=64),
 }
 
 
@@ -134,3 +139,46 @@ def test_moco_v3_leaves_the_patch_projection_of_a_vit_random():
     assert torch.equal(projection.weight, before)
     frozen = [n for n, w in method.encoder.named_parameters() if not w.requires_grad]
     assert len(frozen) == 2, frozen
+
+
+def test_queue_is_first_in_first_out():
+    queue = torch.arange(6.0).reshape(3, 2)
+    a, b = torch.full((1, 2), 10.0), torch.full((2, 2), 20.0)
+    queue = enqueue(queue, a)
+    assert queue.tolist() == [[10, 10], [0, 1], [2, 3]]
+    queue = enqueue(queue, b)
+    assert queue.tolist() == [[20, 20], [20, 20], [10, 10]]
+    assert enqueue(queue, torch.arange(8.0).reshape(4, 2)).tolist() == [[0, 1], [2, 3], [4, 5]]
+
+
+def test_moco_v2_contrasts_with_former_keys_only():
+    method = build_method(TAUGHT["moco-v2"], small_encoder(), seed=0)
+    keys = []
+    for step in range(3):
+        before = method.queue.clone()
+        with mock.patch("models.methods.moco_v2.info_nce", wraps=info_nce) as contrast:
+            method.training_step(pair(seed=step))
+        _, key, _, negatives = contrast.call_args.args
+        assert torch.equal(negatives, before)
+        keys.insert(0, F.normalize(key, dim=1))
+        assert ((negatives @ keys[0].T).max(dim=0).values < 1 - 1e-6).all()
+        assert torch.equal(method.queue[: 16 * len(keys)], torch.cat(keys))
+        assert torch.equal(method.queue[16:], before[:-16])
+
+
+def test_moco_v2_norms_keys_in_shuffled_groups_and_gives_them_back_in_order():
+    params = MoCoV2Params(queue=64, projector_dim=256, groups=4)
+    method, batch, seen = build_method(params, small_encoder(), seed=0), pair(), []
+
+    class Pixels(torch.nn.Module):
+        def forward(self, images):
+            seen.append(images)
+            return images.flatten(1)
+
+    method.teacher = Pixels()
+    with mock.patch("models.methods.moco_v2.info_nce", wraps=info_nce) as contrast:
+        method.training_step(batch)
+    second = batch["views"][1]
+    assert torch.equal(contrast.call_args.args[1], second.flatten(1))
+    assert [len(group) for group in seen] == [4, 4, 4, 4]
+    assert not torch.equal(torch.cat(seen), second)
