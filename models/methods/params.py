@@ -84,7 +84,24 @@ class MoCoV2Params(MethodSettings):
     projector_dim: PositiveInt = Field(128, description="Width of the embeddings.")
 
 
+class NNCLRParams(MethodSettings):
+    """NNCLR (Dwibedi et al. 2021): the positive is the nearest of earlier images."""
+
+    name: Literal["nnclr"] = Field("nnclr", description="The method.")
+    temperature: float = Field(
+        0.1, gt=0, description="Of the softmax; lower looks harder at the nearest images."
+    )
+    support: PositiveInt = Field(
+        4096, description="Embeddings of former batches among which neighbours are sought."
+    )
+    projector_hidden: PositiveInt = Field(
+        256, description="Width of the projector's two hidden layers."
+    )
+    projector_dim: PositiveInt = Field(256, description="Width of the embeddings.")
+    predictor_hidden: PositiveInt = Field(512, description="Width of the predictor's hidden layer.")
+
+
 MethodParams = Annotated[
-    SimCLRParams | SimSiamParams | BYOLParams | MoCoV3Params | MoCoV2Params,
+    SimCLRParams | SimSiamParams | BYOLParams | MoCoV3Params | MoCoV2Params | NNCLRParams,
     Field(discriminator="name"),
 ]

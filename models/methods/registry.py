@@ -8,6 +8,7 @@ from models.methods.byol import BYOL
 from models.methods.method import Method
 from models.methods.moco_v2 import MoCoV2
 from models.methods.moco_v3 import MoCoV3
+from models.methods.nnclr import NNCLR
 from models.methods.simclr import SimCLR
 from models.methods.simsiam import SimSiam
 
@@ -15,6 +16,7 @@ METHODS: dict[str, Callable[[Any, Encoder], Method]] = {
     "byol": BYOL,
     "moco-v2": MoCoV2,
     "moco-v3": MoCoV3,
+    "nnclr": NNCLR,
     "simclr": SimCLR,
     "simsiam": SimSiam,
 }

@@ -15,6 +15,7 @@ from models.methods.params import (
     BYOLParams,
     MoCoV2Params,
     MoCoV3Params,
+    NNCLRParams,
     SimSiamParams,
 )
 from models.momentum import MomentumCopy, enqueue
@@ -182,3 +183,25 @@ def test_moco_v2_norms_keys_in_shuffled_groups_and_gives_them_back_in_order():
     assert torch.equal(contrast.call_args.args[1], second.flatten(1))
     assert [len(group) for group in seen] == [4, 4, 4, 4]
     assert not torch.equal(torch.cat(seen), second)
+
+
+def test_nnclr_takes_its_neighbours_from_former_batches():
+    method = build_method(NNCLRParams(support=48), small_encoder(), seed=0)
+    for step in range(3):
+        before = method.support.clone()
+        with mock.patch("models.methods.nnclr.info_nce", wraps=info_nce) as contrast:
+            z1 = method.training_step(pair(seed=step))["embeddings"]
+        assert contrast.call_count == 2
+        for call in contrast.call_args_list:
+            positives = call.args[0]
+            assert not positives.requires_grad
+            assert (positives[:, None] == before).all(2).any(1).all(), "each is of the support set"
+        assert torch.equal(method.support[:16], F.normalize(z1, dim=1))
+        assert torch.equal(method.support[16:], before[:-16])
+
+
+def test_nnclr_neighbour_is_the_nearest_by_angle():
+    method = build_method(NNCLRParams(support=3, projector_dim=2), small_encoder(), seed=0)
+    method.support = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+    found = method.neighbours(torch.tensor([[9.0, 1.0], [-0.1, 0.2], [-5.0, -4.0]]))
+    assert found.tolist() == [[1, 0], [0, 1], [-1, 0]]
