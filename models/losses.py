@@ -71,3 +71,34 @@ def info_nce(
         own = torch.full((len(q),), len(queue), device=q.device)
     nearest = similarity.argmax(dim=1)
     return F.cross_entropy(similarity / temperature, own), (nearest == own).float().mean()
+
+
+def cross_correlation(z1: Tensor, z2: Tensor) -> Tensor:
+    r"""Correlate each dimension of one view with each of the other over the batch.
+
+    Barlow Twins, equation 2 (Zbontar et al. 2021, https://arxiv.org/abs/2103.03230):
+    C_ij = sum_b z1_bi z2_bj / (|z1_i| |z2_j|), of columns with mean zero.
+
+    Args:
+        z1: (N, D) embeddings of the first views.
+        z2: (N, D) embeddings of the second views, in the same order.
+
+    Returns:
+        (D, D) in [-1, 1].
+    """
+    z1, z2 = z1 - z1.mean(0), z2 - z2.mean(0)
+    return F.normalize(z1, dim=0).T @ F.normalize(z2, dim=0)
+
+
+def barlow_twins(correlation: Tensor, redundancy_weight: float) -> Tensor:
+    r"""Pull the cross-correlation to the identity.
+
+    Barlow Twins, equation 1: sum_i (1 - C_ii)^2 + lambda sum_i sum_{j != i} C_ij^2.
+
+    Args:
+        correlation: C, (D, D).
+        redundancy_weight: lambda.
+    """
+    diagonal = correlation.diagonal()
+    off_diagonal = correlation.square().sum() - diagonal.square().sum()
+    return (1 - diagonal).square().sum() + redundancy_weight * off_diagonal

@@ -101,7 +101,25 @@ class NNCLRParams(MethodSettings):
     predictor_hidden: PositiveInt = Field(512, description="Width of the predictor's hidden layer.")
 
 
+class BarlowTwinsParams(MethodSettings):
+    """Barlow Twins (Zbontar et al. 2021): two views agree, no two dimensions do."""
+
+    name: Literal["barlow-twins"] = Field("barlow-twins", description="The method.")
+    redundancy_weight: float = Field(
+        0.005, ge=0, description="Weight of the correlation of different dimensions."
+    )
+    projector_dim: PositiveInt = Field(
+        1024, description="Width of the projector and of the embeddings."
+    )
+
+
 MethodParams = Annotated[
-    SimCLRParams | SimSiamParams | BYOLParams | MoCoV3Params | MoCoV2Params | NNCLRParams,
+    SimCLRParams
+    | SimSiamParams
+    | BYOLParams
+    | MoCoV3Params
+    | MoCoV2Params
+    | NNCLRParams
+    | BarlowTwinsParams,
     Field(discriminator="name"),
 ]

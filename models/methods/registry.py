@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from models.encoders import Encoder
+from models.methods.barlow_twins import BarlowTwins
 from models.methods.byol import BYOL
 from models.methods.method import Method
 from models.methods.moco_v2 import MoCoV2
@@ -13,6 +14,7 @@ from models.methods.simclr import SimCLR
 from models.methods.simsiam import SimSiam
 
 METHODS: dict[str, Callable[[Any, Encoder], Method]] = {
+    "barlow-twins": BarlowTwins,
     "byol": BYOL,
     "moco-v2": MoCoV2,
     "moco-v3": MoCoV3,

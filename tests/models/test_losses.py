@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from models.losses import (
+    barlow_twins,
+    cross_correlation,
     info_nce,
     negative_cosine,
     nt_xent,
@@ -64,6 +66,7 @@ LOSSES = {
     "negative_cosine": negative_cosine,
     "info_nce": lambda a, b: info_nce(a, b, 0.5)[0],
     "info_nce with a queue": lambda a, b: info_nce(a, b, 0.5, random(6, 4, seed=3))[0],
+    "barlow_twins": lambda a, b: barlow_twins(cross_correlation(a, b), 0.1),
 }
 
 
@@ -121,3 +124,25 @@ def test_info_nce_of_one_direction_is_log_of_the_candidates_and_no_hit():
     assert loss.item() == pytest.approx(math.log(16), rel=1e-6)
     assert accuracy.item() == 0
     assert info_nce(ones, ones, 0.3)[0].item() == pytest.approx(math.log(8), rel=1e-6)
+
+
+def test_cross_correlation_and_barlow_twins_equal_the_equations_spelt_out():
+    z1, z2, weight = random(6, 3), random(6, 3, seed=1), 0.2
+    expected = 0.0
+    correlation = cross_correlation(z1, z2)
+    for i in range(3):
+        for j in range(3):
+            a = [float(x) - float(z1[:, i].mean()) for x in z1[:, i]]
+            b = [float(x) - float(z2[:, j].mean()) for x in z2[:, j]]
+            lengths = math.sqrt(sum(x * x for x in a) * sum(x * x for x in b))
+            c = sum(x * y for x, y in zip(a, b, strict=True)) / lengths
+            assert correlation[i, j].item() == pytest.approx(c, rel=1e-9)
+            expected += (1 - c) ** 2 if i == j else weight * c**2
+    assert barlow_twins(correlation, weight).item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_barlow_twins_is_zero_for_equal_views_of_uncorrelated_dimensions():
+    z = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+    assert barlow_twins(cross_correlation(z, 5 * z + 3), 0.5).item() == pytest.approx(0, abs=1e-10)
+    twice = z[:, [0, 0]]
+    assert barlow_twins(cross_correlation(twice, twice), 0.5).item() == pytest.approx(1, rel=1e-5)
