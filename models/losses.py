@@ -102,3 +102,29 @@ def barlow_twins(correlation: Tensor, redundancy_weight: float) -> Tensor:
     diagonal = correlation.diagonal()
     off_diagonal = correlation.square().sum() - diagonal.square().sum()
     return (1 - diagonal).square().sum() + redundancy_weight * off_diagonal
+
+
+def variance_hinge(z: Tensor) -> Tensor:
+    r"""Push the standard deviation of each dimension above 1.
+
+    VICReg, equation 1 (Bardes et al. 2022, https://arxiv.org/abs/2105.04906):
+    v(Z) = 1/D sum_j max(0, 1 - sqrt(Var(z_j) + 1e-4)).
+
+    Args:
+        z: (N, D), N at least 2.
+    """
+    return F.relu(1 - (z.var(dim=0) + 1e-4).sqrt()).mean()
+
+
+def covariance_penalty(z: Tensor) -> Tensor:
+    r"""Push the covariance of any two dimensions to 0.
+
+    VICReg, equations 3 and 4: c(Z) = 1/D sum_{i != j} C(Z)_ij^2.
+
+    Args:
+        z: (N, D), N at least 2.
+    """
+    count, dim = z.shape
+    z = z - z.mean(dim=0)
+    covariance = z.T @ z / (count - 1)
+    return (covariance.square().sum() - covariance.diagonal().square().sum()) / dim

@@ -113,6 +113,20 @@ class BarlowTwinsParams(MethodSettings):
     )
 
 
+class VICRegParams(MethodSettings):
+    """VICReg (Bardes et al. 2022): views agree, dimensions vary and do not covary."""
+
+    name: Literal["vicreg"] = Field("vicreg", description="The method.")
+    invariance_weight: float = Field(25.0, ge=0, description="Weight of the difference of views.")
+    variance_weight: float = Field(25.0, ge=0, description="Weight of dimensions that hardly vary.")
+    covariance_weight: float = Field(
+        1.0, ge=0, description="Weight of the covariance of different dimensions."
+    )
+    projector_dim: PositiveInt = Field(
+        1024, description="Width of the projector and of the embeddings."
+    )
+
+
 MethodParams = Annotated[
     SimCLRParams
     | SimSiamParams
@@ -120,6 +134,7 @@ MethodParams = Annotated[
     | MoCoV3Params
     | MoCoV2Params
     | NNCLRParams
-    | BarlowTwinsParams,
+    | BarlowTwinsParams
+    | VICRegParams,
     Field(discriminator="name"),
 ]

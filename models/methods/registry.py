@@ -12,6 +12,7 @@ from models.methods.moco_v3 import MoCoV3
 from models.methods.nnclr import NNCLR
 from models.methods.simclr import SimCLR
 from models.methods.simsiam import SimSiam
+from models.methods.vicreg import VICReg
 
 METHODS: dict[str, Callable[[Any, Encoder], Method]] = {
     "barlow-twins": BarlowTwins,
@@ -21,4 +22,5 @@ METHODS: dict[str, Callable[[Any, Encoder], Method]] = {
     "nnclr": NNCLR,
     "simclr": SimCLR,
     "simsiam": SimSiam,
+    "vicreg": VICReg,
 }

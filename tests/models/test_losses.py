@@ -5,10 +5,12 @@ import torch
 
 from models.losses import (
     barlow_twins,
+    covariance_penalty,
     cross_correlation,
     info_nce,
     negative_cosine,
     nt_xent,
+    variance_hinge,
 )
 
 
@@ -67,6 +69,8 @@ LOSSES = {
     "info_nce": lambda a, b: info_nce(a, b, 0.5)[0],
     "info_nce with a queue": lambda a, b: info_nce(a, b, 0.5, random(6, 4, seed=3))[0],
     "barlow_twins": lambda a, b: barlow_twins(cross_correlation(a, b), 0.1),
+    "variance_hinge": lambda a, b: variance_hinge(0.3 * a) + variance_hinge(0.3 * b),
+    "covariance_penalty": lambda a, b: covariance_penalty(a) + covariance_penalty(b),
 }
 
 
@@ -146,3 +150,24 @@ def test_barlow_twins_is_zero_for_equal_views_of_uncorrelated_dimensions():
     assert barlow_twins(cross_correlation(z, 5 * z + 3), 0.5).item() == pytest.approx(0, abs=1e-10)
     twice = z[:, [0, 0]]
     assert barlow_twins(cross_correlation(twice, twice), 0.5).item() == pytest.approx(1, rel=1e-5)
+
+
+def test_vicreg_terms_equal_the_equations_spelt_out():
+    z = 0.8 * random(6, 3)
+    centred = [[float(x) - float(column.mean()) for x in column] for column in z.T]
+    covariance = [
+        [sum(x * y for x, y in zip(a, b, strict=True)) / 5 for b in centred] for a in centred
+    ]
+    hinges = [max(0, 1 - math.sqrt(covariance[i][i] + 1e-4)) for i in range(3)]
+    assert variance_hinge(z).item() == pytest.approx(sum(hinges) / 3, rel=1e-9)
+    penalty = sum(covariance[i][j] ** 2 for i in range(3) for j in range(3) if i != j) / 3
+    assert covariance_penalty(z).item() == pytest.approx(penalty, rel=1e-9)
+
+
+def test_vicreg_terms_have_their_closed_forms():
+    z = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+    assert variance_hinge(z).item() == 0  # deviations of sqrt(4/3)
+    assert variance_hinge(torch.ones(4, 2)).item() == pytest.approx(0.99)
+    assert covariance_penalty(z).item() == 0
+    # Twice the same dimension: (4/3)^2, at two places, by 2 dimensions.
+    assert covariance_penalty(z[:, [0, 0]] + 7).item() == pytest.approx(16 / 9)
