@@ -128,3 +128,38 @@ def covariance_penalty(z: Tensor) -> Tensor:
     z = z - z.mean(dim=0)
     covariance = z.T @ z / (count - 1)
     return (covariance.square().sum() - covariance.diagonal().square().sum()) / dim
+
+
+def epps_pulley(x: Tensor) -> Tensor:
+    r"""Test samples of one dimension for the standard normal distribution.
+
+    LeJEPA (Balestriero and LeCun 2025, https://arxiv.org/abs/2511.08544): with the empirical
+    characteristic function phi(t) = 1/N sum_n exp(i t x_n),
+    N integral |phi(t) - exp(-t^2/2)|^2 exp(-t^2/2) dt, by the trapezoidal rule on 17 points of
+    [0, 3], doubled since the integrand is even, as in the authors' code.
+
+    Args:
+        x: (N, M), M sets of N samples.
+
+    Returns:
+        (M,), near 0 where a set looks normal.
+    """
+    t = torch.linspace(0, 3, 17, dtype=x.dtype, device=x.device)
+    normal = torch.exp(-t.square() / 2)
+    angles = x.unsqueeze(2) * t  # (N, M, 17)
+    real, imaginary = angles.cos().mean(0), angles.sin().mean(0)
+    distance = (real - normal).square() + imaginary.square()
+    return 2 * len(x) * torch.trapezoid(distance * normal, t, dim=1)
+
+
+def sigreg(z: Tensor, directions: Tensor) -> Tensor:
+    r"""Pull the distribution of embeddings to an isotropic Gaussian (LeJEPA, SIGReg).
+
+    A distribution is N(0, I) if its projection on every direction is N(0, 1) (Cramer and Wold);
+    the mean of `epps_pulley` over some directions stands for all.
+
+    Args:
+        z: (N, D).
+        directions: (D, M); any length, they are normalised here.
+    """
+    return epps_pulley(z @ F.normalize(directions, dim=0)).mean()

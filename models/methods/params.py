@@ -127,6 +127,22 @@ class VICRegParams(MethodSettings):
     )
 
 
+class LeJEPAParams(MethodSettings):
+    """LeJEPA (Balestriero and LeCun 2025): views agree, and are Gaussian over the batch."""
+
+    name: Literal["lejepa"] = Field("lejepa", description="The method.")
+    gaussian_weight: float = Field(
+        0.02, gt=0, lt=1, description="Weight of the Gaussian's test against the views' agreement."
+    )
+    slices: PositiveInt = Field(
+        256, description="Random directions on which each step tests for a Gaussian."
+    )
+    projector_hidden: PositiveInt = Field(
+        256, description="Width of the projector's two hidden layers."
+    )
+    projector_dim: PositiveInt = Field(16, description="Width of the embeddings.")
+
+
 MethodParams = Annotated[
     SimCLRParams
     | SimSiamParams
@@ -135,6 +151,7 @@ MethodParams = Annotated[
     | MoCoV2Params
     | NNCLRParams
     | BarlowTwinsParams
-    | VICRegParams,
+    | VICRegParams
+    | LeJEPAParams,
     Field(discriminator="name"),
 ]

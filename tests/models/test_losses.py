@@ -7,9 +7,11 @@ from models.losses import (
     barlow_twins,
     covariance_penalty,
     cross_correlation,
+    epps_pulley,
     info_nce,
     negative_cosine,
     nt_xent,
+    sigreg,
     variance_hinge,
 )
 
@@ -71,6 +73,7 @@ LOSSES = {
     "barlow_twins": lambda a, b: barlow_twins(cross_correlation(a, b), 0.1),
     "variance_hinge": lambda a, b: variance_hinge(0.3 * a) + variance_hinge(0.3 * b),
     "covariance_penalty": lambda a, b: covariance_penalty(a) + covariance_penalty(b),
+    "sigreg": lambda a, b: sigreg(a, random(4, 7, seed=3)) + sigreg(b, random(4, 7, seed=3)),
 }
 
 
@@ -171,3 +174,34 @@ def test_vicreg_terms_have_their_closed_forms():
     assert covariance_penalty(z).item() == 0
     # Twice the same dimension: (4/3)^2, at two places, by 2 dimensions.
     assert covariance_penalty(z[:, [0, 0]] + 7).item() == pytest.approx(16 / 9)
+
+
+def test_epps_pulley_equals_its_sum_spelt_out():
+    x, step = random(5, 2), 3 / 16
+    for column, found in zip(x.T, epps_pulley(x), strict=True):
+        total = 0.0
+        for knot in range(-16, 17):
+            t = knot * step
+            real = sum(math.cos(t * v) for v in column.tolist()) / 5
+            imaginary = sum(math.sin(t * v) for v in column.tolist()) / 5
+            height = (real - math.exp(-t * t / 2)) ** 2 + imaginary**2
+            end = 0.5 if abs(knot) == 16 else 1.0
+            total += end * step * height * math.exp(-t * t / 2)
+        assert found.item() == pytest.approx(5 * total, rel=1e-9)
+
+
+def test_epps_pulley_is_near_the_integral_in_closed_form():
+    x = random(40, 1)
+    pairs = torch.exp(-((x - x.T) ** 2) / 2).mean()
+    cross = torch.exp(-(x**2) / 4).mean() * math.sqrt(2)
+    integral = 40 * math.sqrt(2 * math.pi) * (pairs - cross + 1 / math.sqrt(3))
+    assert epps_pulley(x).item() == pytest.approx(integral.item(), rel=0.02)
+
+
+def test_sigreg_tells_a_gaussian_from_what_is_none():
+    gaussian, directions = random(512, 6), random(6, 32, seed=1)
+    near = sigreg(gaussian, directions)
+    rank_one = gaussian[:, :1].expand(-1, 6)
+    for other in (3 * gaussian, gaussian + 1, gaussian.sign(), rank_one, 0 * gaussian):
+        assert sigreg(other, directions) > 3 * near
+    assert sigreg(gaussian, 9 * directions).item() == pytest.approx(near.item())
