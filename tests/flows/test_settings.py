@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from flows.settings import change_settings
+from flows.settings import change_settings, require_valid
 from models.errors import ModelError
 from models.learners import LinearProbeParams
+from models.methods.registry import METHODS
+from tasks.comparison import METHOD, grid
 from tasks.errors import TaskError
 from tasks.params import load_params, read_yaml
 
@@ -129,6 +131,27 @@ def test_learner_is_switched_by_its_name_alone(project):
     assert finetune.learner == finetune.control.learner == LinearProbeParams()
     change_settings(project, ["finetune.learner.name=linear-probe", "finetune.learner.folds=3"])
     assert load_params(project / "params.yaml").finetune.control.learner.folds == 3
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_method_is_switched_by_its_name_alone_and_what_that_drops_is_said(project, name):
+    before = load_params(project / "params.yaml").pretrain.method.model_dump()
+    changes = change_settings(project, [f"pretrain.method.name={name}"])
+    method = load_params(project / "params.yaml").pretrain.method
+    assert method == type(method)() and method.name == name
+    if name != before["name"]:
+        expected = {f"pretrain.method.{k}: {v} → unset" for k, v in before.items() if k != "name"}
+        assert set(changes) == {*expected, f"pretrain.method.name: simclr → {name}"}
+    assert "docs/methods.md" in text(project)
+
+
+def test_methods_are_compared_by_their_names_alone(project):
+    for cell in grid([f"{METHOD}=simclr,byol,moco-v2"], 1):
+        require_valid(project, cell.assignments)
+    with pytest.raises(TaskError, match=r"pretrain\.method\.name = nosuch: allowed are .*'byol'"):
+        require_valid(project, [f"{METHOD}=nosuch"])
+    with pytest.raises(TaskError, match=r"unknown key pretrain\.method\.temperature"):
+        require_valid(project, [f"{METHOD}=byol", "pretrain.method.temperature=0.1"])
 
 
 def test_encoder_keeps_its_readout_when_its_network_changes(project):

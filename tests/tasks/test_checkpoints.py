@@ -78,6 +78,24 @@ def test_run_cut_short_goes_on_to_the_same_bytes(engine, workers):
     assert notes() == [f"resuming after epoch 2 of {EPOCHS}"]
 
 
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"name": "moco-v2", "queue": 40, "momentum": 0.9},
+        {"name": "byol", "momentum": 0.9},
+        {"name": "nnclr", "support": 40},
+        {"name": "lejepa"},
+    ],
+    ids=lambda method: method["name"],
+)
+def test_teachers_queues_and_draws_of_a_run_cut_short_go_on_as_they_were(method):
+    whole = run_for(method=method)
+    clear()
+    assert run_for(steps=8, method=method) == {}
+    assert run_for(method=method) == whole
+    assert notes() == [f"resuming after epoch 2 of {EPOCHS}"]
+
+
 def test_resumed_journal_holds_the_epochs_before_too():
     run_for(steps=8)
     os.rename("pretrain.jsonl", "first.jsonl")
