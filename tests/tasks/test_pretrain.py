@@ -1,5 +1,7 @@
+import csv
 import json
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -44,3 +46,15 @@ def test_encoder_is_described_with_all_that_its_pretraining_learned_from():
     )
     # An edit of what changes no result must not make the later stages run again.
     assert not {"workers", "probe_fraction"} & set(told)
+
+
+def test_what_a_method_measures_of_itself_is_in_history_journal_and_metrics():
+    run = make_stage("pretrain", epochs=2, method={"name": "vicreg", "projector_dim": 8})
+    pretrain(run)
+    terms = {"invariance", "variance", "covariance"}
+    rows = list(csv.DictReader((run.out / "history.csv").open()))
+    assert terms <= set(rows[0]) and float(rows[1]["variance"]) > 0
+    assert terms <= set(json.loads((run.out / "metrics.json").read_text()))
+    events = [json.loads(line) for line in Path("pretrain.jsonl").read_text().splitlines()]
+    told = [event["values"] for event in events if event["event"] == "metrics"]
+    assert len(told) == 2 and all(terms <= set(metrics) for metrics in told)
