@@ -73,6 +73,7 @@ def train(method: Method, batches: Batches, batch_size: int, seconds: float) -> 
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
+        method.after_step(0.0)
         if number >= 5:
             steps += 1
             if time.perf_counter() - started > seconds:

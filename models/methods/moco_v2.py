@@ -9,9 +9,10 @@ Shuffled batch norm (section 3.3): statistics that a query and its key share, an
 not, would give the key away. The paper lets each of 8 GPUs norm its own share, shuffled for the
 keys; here the batch is encoded in `groups`.
 
-Accepts any encoder. Widths are those of the paper by 8, the embeddings' own is kept. `queue` is
-5% of the data and the memory of `momentum`, 1 / (1 - m) steps, a fifth of an epoch, as in the
-paper, for Fashion-MNIST in batches of 256.
+Accepts any encoder. Widths are those of the paper by 8, the embeddings' own is kept. For
+Fashion-MNIST in batches of 256, as in the paper for ImageNet, `queue` is 5% of the data (the next
+power of two) and the memory of `momentum`, 1 / (1 - m) steps, a fifth of an epoch. Groups are of
+64 images, where the paper has 32, since fewer passes are faster.
 """
 
 import torch

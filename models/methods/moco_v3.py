@@ -8,8 +8,9 @@ holds the negatives. The momentum rises to 1 as half a cosine.
 Accepts any encoder. Where it cuts images into patches (ViT), that projection stays random, which
 the paper found to make the training stable (section 4.2). Widths are those of the paper by 8, the
 embeddings' own is kept; the projector has two layers for any encoder, as in the authors' code for
-ResNets. `momentum` is kept: its memory of 100 steps is a third of an epoch in the paper (batches
-of 4096) and about as much of Fashion-MNIST's here (batches of 256).
+ResNets. `temperature` is the paper's for ViTs. `momentum` is kept: its memory of 100 steps is a
+third of an epoch in the paper (batches of 4096) and about as much of Fashion-MNIST's here (batches
+of 256).
 """
 
 from models.encoders import Encoder

@@ -6,7 +6,7 @@ set Q of embeddings of former batches: another image, likely of the same kind. I
 batch (equations 2 and 3), both ways round; then z1 joins Q.
 
 Accepts any encoder. Widths are those of the paper by 8, the embeddings' own is kept; `support` is
-the paper's share of the data (8%), for Fashion-MNIST.
+about the paper's share of the data (8%), for Fashion-MNIST.
 """
 
 import torch
