@@ -48,7 +48,6 @@ class NNCLR(Method):
             "metrics": {"positive_accuracy": (accuracy1 + accuracy2) / 2},
         }
 
-    @torch.no_grad()
     def neighbours(self, z: Tensor) -> Tensor:
         """Give the member of the support set nearest by cosine to each of z: (N, D) to (N, D)."""
         nearest = (F.normalize(z, dim=1) @ self.support.T).argmax(dim=1)
