@@ -1,7 +1,9 @@
 """Git's copy of the promotion log: a chain of commits of its own, whose newest bears a tag.
 
-A new tag for every state, `instar/promotions.jsonl/<number of lines>`: `git push --tags` never
-moves a tag that the other side has. The user's branch, index and files are not touched.
+The tag carries the copy to other clones: a new one for every state, `<number of lines>-<commit>`,
+so that `git push --tags` never moves one that the other side has, be it of another checkout's log.
+This checkout goes by a ref that neither push nor fetch knows: a colleague's tags must not stand in
+for its own log. The user's branch, index and files are not touched.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from tasks.lineage import author, git
 
 # With a dot, which no model's name has: `instar/<model>/v1` are tags too.
 TAGS = "instar/promotions.jsonl"
+OWN = "refs/instar/promotions.jsonl"
 FILE = "promotions.jsonl"
 
 
@@ -40,12 +43,24 @@ def keep(root: str | Path, log: Path, count: int) -> None:
         parent = ["-p", f"{former}^{{commit}}"] if former else []
         said = f"Promotion log, {count} lines"
         commit = git(root, "commit-tree", tree, *parent, "-m", said, env=env)
-    git(root, "update-ref", f"refs/tags/{TAGS}/{count:06d}", commit)
-    if former:
+    before = _tags(root, "--points-at", former) if former else []
+    git(root, "update-ref", f"refs/tags/{TAGS}/{count:06d}-{commit[:12]}", commit)
+    # After the tag: a copy that broke off in between is made again.
+    git(root, "update-ref", OWN, commit)
+    for tag in before:
         # Its commit stays, as the parent of the new one.
-        git(root, "update-ref", "-d", former)
+        git(root, "update-ref", "-d", tag)
 
 
 def _newest(root: str | Path) -> str | None:
-    sort = ("--sort=-refname", "--count=1", "--format=%(refname)")
-    return git(root, "for-each-ref", *sort, f"refs/tags/{TAGS}/", check=False) or None
+    """The checkout's own copy; in a clone that has moved nothing yet, the one with most lines."""
+    if git(root, "rev-parse", "--verify", "--quiet", OWN, check=False):
+        return OWN
+    return next(iter(_tags(root, "--sort=-refname")), None)
+
+
+def _tags(root: str | Path, *which: str) -> list[str]:
+    told = git(
+        root, "for-each-ref", "--format=%(refname)", *which, f"refs/tags/{TAGS}/", check=False
+    )
+    return told.splitlines()

@@ -29,7 +29,9 @@ def root(tmp_path):
 
 
 def without_copy(root):
-    for ref in git(root, "for-each-ref", "--format=%(refname)", "refs/tags/instar").split():
+    for ref in git(
+        root, "for-each-ref", "--format=%(refname)", "refs/tags/instar", "refs/instar"
+    ).split():
         git(root, "update-ref", "-d", ref)
 
 
@@ -94,6 +96,28 @@ def test_a_pushed_copy_restores_the_log_of_another_clone_and_needs_no_force(root
         git(root, "push", "-q", "--tags", "origin")
     git(tmp_path, "clone", "-q", "-b", "main", str(tmp_path / "remote"), str(tmp_path / "clone"))
     assert promotions(tmp_path / "clone") == promotions(root)
+
+
+def test_two_checkouts_that_promote_neither_collide_at_the_push_nor_mix_their_logs(root, tmp_path):
+    clone = tmp_path / "clone"
+    git(root, "init", "-q", "--bare", str(tmp_path / "remote"))
+    git(root, "remote", "add", "origin", str(tmp_path / "remote"))
+    append(root, [line(1)])
+    git(root, "push", "-q", "--tags", "origin", "main")
+    git(tmp_path, "clone", "-q", "-b", "main", str(tmp_path / "remote"), str(clone))
+    git(clone, "config", "user.name", "Grace")
+    git(clone, "config", "user.email", "grace@example.org")
+    append(clone, [line(2)])
+    append(root, [line(3)])
+    append(clone, [line(4)])
+    for place in (root, clone, root):
+        git(place, "push", "-q", "--tags", "origin")
+        git(place, "fetch", "-q", "--tags", "origin")
+    assert [one["version"] for one in promotions(root)] == ["1", "3"]
+    assert [one["version"] for one in promotions(clone)] == ["1", "2", "4"]
+    append(root, [line(5)])
+    (root / PROMOTIONS).unlink()
+    assert [one["version"] for one in promotions(root)] == ["1", "3", "5"]
 
 
 def test_branch_index_and_files_are_untouched(root):
