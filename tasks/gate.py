@@ -25,6 +25,7 @@ from tasks.errors import TaskError
 from tasks.intervals import Interval, Measured, paired_gain
 from tasks.moves import mend, set_tags
 from tasks.params import GateParams, load_params
+from tasks.promotion_log import REJECTED
 from tasks.standing import Place, place_of
 
 if TYPE_CHECKING:
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 
 VERDICTS = Path(".instar") / "verdicts"
 Outcome = Literal["promoted", "waiting", "refused", "same model"]
-# The tag of a version that a human rejected or rolled back: who, and why.
-REJECTED = "rejected"
 # Of the gain, each in a tag of its own.
 _PARTS = ("mean", "low", "high", "n")
 

@@ -204,14 +204,23 @@ def _lines(move: Move, former: Mapping[Place, str]) -> list[dict[str, Any]]:
         "to": move.to,
         "who": move.who,
         "why": move.why,
-        "evidence": dict(move.evidence),
+        "evidence": _evidence(move, move.tags),
     }
     replaced = former.get(move.to)
     if replaced in (None, move.version):
         return [line]
     why = f"{promotion_log.REPLACED} {move.version}"
-    gone = {**line, "version": replaced, "from": move.to, "to": "archived", "why": why}
+    gone = {
+        **line, "version": replaced, "from": move.to, "to": "archived", "why": why,
+        "evidence": _evidence(move, move.tags_of_replaced),
+    }  # fmt: skip
     return [gone, line]
+
+
+def _evidence(move: Move, tags: Mapping[str, str]) -> dict[str, Any]:
+    """A rejection too, which must outlive MLflow's database."""
+    rejected = tags.get(promotion_log.REJECTED)
+    return {**move.evidence, **({promotion_log.REJECTED: rejected} if rejected else {})}
 
 
 def traces(line: Mapping[str, Any]) -> dict[str, str]:

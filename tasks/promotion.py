@@ -100,7 +100,7 @@ def promote(
             evidence, reasons = gate.evidence_of(verdict), verdict.reasons
             if override:
                 evidence["overridden"] = "; ".join(verdict.reasons)
-                tags = {registry.GATE: "overridden", gate.REJECTED: "", WAITING_RUN: ""}
+                tags = {registry.GATE: "overridden", promotion_log.REJECTED: "", WAITING_RUN: ""}
             else:
                 gate.write(root, verdict)
                 tags = gate.tags_of(verdict)
@@ -156,7 +156,7 @@ def decide(
             verdict = dataclasses.replace(verdict, outcome="promoted", place="champion")
         else:
             verdict = dataclasses.replace(verdict, outcome="refused")
-            tags[gate.REJECTED] = f"{who}: {reason}"
+            tags[promotion_log.REJECTED] = f"{who}: {reason}"
         to: Place = "champion" if approve else "archived"
         evidence = gate.evidence_of(verdict)
         over = verdict.champion if approve else registry.WHOEVER
@@ -221,7 +221,7 @@ def rollback(
         rejected = f"{who} rolled it back{f': {reason}' if reason else ''}"
         registry.move(
             name, target, "champion", who, why, {ROLLED_BACK: champion}, root, uri, over=champion,
-            tags={gate.REJECTED: ""}, tags_of_replaced={gate.REJECTED: rejected},
+            tags={promotion_log.REJECTED: ""}, tags_of_replaced={promotion_log.REJECTED: rejected},
         )  # fmt: skip
     return Decision(name, target, "moved", STAGES["champion"], [], champion)
 
@@ -344,7 +344,11 @@ def _verdict(
     """The gate's word on the version against the present champion."""
     found = gate.recorded(root, version)
     name, number = version.name, str(version.version)
-    if found is not None and found.champion == champion and gate.REJECTED not in version.tags:
+    if (
+        found is not None
+        and found.champion == champion
+        and promotion_log.REJECTED not in version.tags
+    ):
         if found.outcome == "waiting" and not override:
             raise TaskError(
                 f"version {number} of {name} waits for a decision: `instar promote "
@@ -438,7 +442,7 @@ def _described(
         "gain": _interval(tags, "gain"),
         "gate": tags.get(registry.GATE),
         "gate_champion": tags.get("gate_champion"),
-        "rejected": tags.get(gate.REJECTED),
+        "rejected": tags.get(promotion_log.REJECTED),
         "created": created.isoformat(timespec="seconds"),
         "age_seconds": int((datetime.now(UTC) - created).total_seconds()),
         "moved_by": tags.get("moved_by", line.get("who")),

@@ -24,6 +24,8 @@ PROMOTIONS = Path(".instar") / "promotions.jsonl"
 BEFORE = "before"
 # How the line of a version begins that another one took the place of.
 REPLACED = "replaced by version"
+# The key of the evidence, and the version's tag, that say who rejected or rolled it back, and why.
+REJECTED = "rejected"
 
 
 def promotions(root: str | Path = ".") -> list[dict[str, Any]]:
@@ -78,6 +80,17 @@ def stood(lines: Iterable[Mapping[str, Any]], name: str) -> dict[str, str]:
             if line["to"] != "archived":
                 held[line["to"]] = line["version"]
     return held
+
+
+def rejections(lines: Iterable[Mapping[str, Any]], name: str) -> dict[str, str]:
+    """Why the gate does not promote a version again, by version; a champion is forgiven."""
+    found: dict[str, str] = {}
+    for line in lines:
+        if line["name"] == name and line["to"] == "champion":
+            found.pop(line["version"], None)
+        elif line["name"] == name and REJECTED in line["evidence"]:
+            found[line["version"]] = line["evidence"][REJECTED]
+    return found
 
 
 def now() -> str:

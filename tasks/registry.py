@@ -19,7 +19,7 @@ from tasks.errors import ServerAwayError, TaskError
 from tasks.held import held
 from tasks.moves import WHOEVER, Move, carry_out, set_tags, traces
 from tasks.params import load_params
-from tasks.promotion_log import PROMOTIONS, promotions, stood
+from tasks.promotion_log import PROMOTIONS, REJECTED, promotions, rejections, stood
 from tasks.serving import log_served_model
 from tasks.standing import STAGES, Place, set_stage, settle, standing
 
@@ -118,7 +118,7 @@ def remake(root: str | Path, run_id: str, tracking_uri: str | None = None) -> st
 
 
 def stand_as_logged(name: str, root: str | Path, tracking_uri: str | None = None) -> None:
-    """Gives aliases and stages back that the promotion log tells of, where MLflow has lost them."""
+    """Gives aliases, stages and rejections back that the promotion log tells of and MLflow lost."""
     logged = promotions(root)
     # The last of each version.
     moved = {line["version"]: line for line in logged if line["name"] == name}
@@ -126,6 +126,8 @@ def stand_as_logged(name: str, root: str | Path, tracking_uri: str | None = None
     with explained(tracking_uri or tracking.tracking_uri_of(root)) as client:
         for version, line in moved.items():
             set_tags(client, name, version, traces(line))
+        for version, why in rejections(logged, name).items():
+            set_tags(client, name, version, {REJECTED: why})
         for version in moved.keys() - set(places.values()):
             set_stage(client, name, version, STAGES["archived"])
         for place, version in places.items():

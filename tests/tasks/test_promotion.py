@@ -134,6 +134,23 @@ def test_an_approval_against_a_champion_that_has_gone_is_refused(root):
     assert champion(root) == "3"
 
 
+def test_what_was_rejected_stays_so_when_mlflow_has_lost_its_tags(root):
+    verdict(root, "2", "waiting")
+    decide(root, "tiny@2", False, "blurred", tracking_uri=uri(root))
+    move("tiny", "3", "champion", "Ada", "better", {}, root, uri(root))
+    rollback(root, "tiny", "wrong on bags", uri(root))
+    client = connect(uri(root))
+    known = {number: client.get_model_version("tiny", number).tags for number in "123"}
+    for number in "23":
+        client.delete_model_version_tag("tiny", number, "rejected")
+    registry.stand_as_logged("tiny", root, uri(root))
+    found = {number: client.get_model_version("tiny", number).tags for number in "123"}
+    assert found == known
+    promote(root, "tiny@3", "Production", "needed", override=True, tracking_uri=uri(root))
+    registry.stand_as_logged("tiny", root, uri(root))
+    assert "rejected" not in client.get_model_version("tiny", "3").tags
+
+
 def test_each_rollback_goes_one_further_back(root):
     for version in ("2", "3"):
         move("tiny", version, "champion", "Ada", "better", {}, root, uri(root))
