@@ -56,12 +56,15 @@ def await_decision(home: Path, result: dict[str, Any], seconds: int = WAIT_SECON
         with held(_sign_of_life(home, str(flow_run.get_id())), "a decision"):
             answer = pause_flow_run(asked, timeout=seconds, poll_interval=_POLL_SECONDS)
     except FlowPauseTimeout:
-        get_run_logger().warning("undecided; %s", command_of(reference))
-        return
-    if verdict_on(home, reference).outcome == "waiting":
+        answer = None
+    verdict = verdict_on(home, reference)
+    if verdict.outcome == "waiting":
+        if answer is None:
+            get_run_logger().warning("undecided; %s", command_of(reference))
+            return
         who = f"{answer.your_name or 'somebody'} in Prefect's UI"
         decide(home, reference, answer.approve, answer.reason or "no reason given", who)
-    verdict = verdict_on(home, reference)
+        verdict = verdict_on(home, reference)
     result["gate"] = json.loads(json.dumps(dataclasses.asdict(verdict), default=str))
 
 

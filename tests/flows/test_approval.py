@@ -1,0 +1,31 @@
+"""What a flow run that waited says when nobody told it of the decision."""
+
+import logging
+
+import prefect
+import pytest
+from prefect.exceptions import FlowPauseTimeout
+
+from flows.approval import await_decision
+from tasks import gate, promotion
+
+
+@pytest.mark.parametrize("outcome", ["promoted", "refused", "waiting"])
+def test_a_run_that_nobody_resumed_tells_the_decision_that_was_made_meanwhile(
+    outcome, tmp_path, monkeypatch
+):
+    def nobody_resumes(*_, **__):
+        raise FlowPauseTimeout
+
+    monkeypatch.setattr(prefect, "pause_flow_run", nobody_resumes)
+    monkeypatch.setattr(prefect, "get_run_logger", logging.getLogger)
+    monkeypatch.setattr(promotion, "note_waiting", lambda *_: None)
+    verdict = gate.Verdict("tiny", "2", "1", outcome, ["pass: better"])
+    monkeypatch.setattr(promotion, "verdict_on", lambda *_: verdict)
+    (tmp_path / ".instar" / "locks").mkdir(parents=True)
+    result = {
+        "registered": {"name": "tiny", "version": "2"},
+        "gate": {"outcome": "waiting", "reasons": []},
+    }
+    await_decision(tmp_path, result)
+    assert result["gate"]["outcome"] == outcome
