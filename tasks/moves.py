@@ -73,12 +73,14 @@ class _Intent:
         former: Who stood where before.
         lines: What the log will say.
         logged: How many lines the log had before.
+        doubtful: Whoever wanted it was told that it failed, which may have been the answer alone.
     """
 
     move: Move
     former: dict[Place, str]
     lines: list[dict[str, Any]]
     logged: int
+    doubtful: bool = False
 
 
 def carry_out(
@@ -105,7 +107,7 @@ def carry_out(
         # Read before the first write: a log that cannot be believed stops a move.
         logged = len(promotion_log.promotions(root))
         intent = _Intent(move, former, _lines(move, former), logged)
-        promotion_log.replace(_file(root), json.dumps(dataclasses.asdict(intent)))
+        _write_down(intent, root)
         _complete(client, intent, root)
 
 
@@ -148,8 +150,8 @@ def _complete(client: MlflowClient, intent: _Intent, root: str | Path) -> None:
         elif start is not None and held.get(start) == version:
             client.delete_registered_model_alias(name, start)
     except BaseException:
-        # Refused, or interrupted: nothing has moved, and whoever asked for it knows.
-        _file(root).unlink(missing_ok=True)
+        # Refused, interrupted, or done and the answer lost: the next touch sees which.
+        _write_down(dataclasses.replace(intent, doubtful=True), root)
         raise
     # A challenger who becomes champion gives his own alias up in `settle`, as part of the rest.
     if start == "champion" and to == "challenger" and held.get(start) == version:
@@ -171,11 +173,16 @@ def _take_up(client: MlflowClient, intent: _Intent, root: str | Path) -> None:
         _file(root).unlink(missing_ok=True)
         return
     held = standing.standing(client, move.name)
-    moved = held.get(move.to) == move.version
-    if moved or held == intent.former or (move.to == "archived" and _undone(held, intent)):
+    if move.to == "archived":
+        moved = _undone(held, intent)
+    else:
+        # Not `held`: a champion on its way down has both aliases for a moment.
+        aliases = client.get_registered_model(move.name).aliases
+        moved = str(aliases.get(move.to)) == move.version
+    if moved or (held == intent.former and not intent.doubtful):
         _complete(client, intent, root)
     else:
-        # Another checkout moved since: what it decided stands.
+        # It failed, or another checkout moved since: what that decided stands.
         _file(root).unlink(missing_ok=True)
 
 
@@ -333,6 +340,10 @@ def _pending(root: str | Path) -> _Intent | None:
     except FileNotFoundError:
         return None
     return _Intent(**{**content, "move": Move(**content["move"])})
+
+
+def _write_down(intent: _Intent, root: str | Path) -> None:
+    promotion_log.replace(_file(root), json.dumps(dataclasses.asdict(intent)))
 
 
 def _file(root: str | Path) -> Path:

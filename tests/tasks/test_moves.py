@@ -120,6 +120,40 @@ def test_a_refused_first_write_leaves_nothing_to_complete(root, monkeypatch):
     assert state(root) == BEFORE
 
 
+def test_a_first_write_whose_answer_was_lost_is_logged_as_what_it_was(root, monkeypatch):
+    client = connect(uri(root))
+    write = client.set_registered_model_alias
+
+    def lose_the_answer(*arguments):
+        write(*arguments)
+        raise TimeoutError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "set_registered_model_alias", lose_the_answer)
+        with pytest.raises(TimeoutError):
+            carry_out(client, Move("tiny", "2", "champion", "Ada", "better"), root)
+    mend(client, "tiny", root)
+    assert state(root) == AFTER
+    assert promotions(root)[-1]["who"] == "Ada"
+
+
+def test_a_champion_on_its_way_down_arrives(root, monkeypatch):
+    client = connect(uri(root))
+
+    def die(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "delete_registered_model_alias", die)
+        with pytest.raises(KeyboardInterrupt):
+            carry_out(client, Move("tiny", "1", "challenger", "Ada", "down"), root)
+    mend(client, "tiny", root)
+    aliases, stages, logged = state(root)
+    assert aliases == {"challenger": "1", "staging": "1"}
+    assert stages == {"1": "Staging", "2": "Archived", "3": "None"}
+    assert logged[2:] == [("2", "challenger", "archived"), ("1", "champion", "challenger")]
+
+
 def test_a_move_made_in_mlflows_own_ui_is_logged_and_settled_when_seen(root):
     connect(uri(root)).set_registered_model_alias("tiny", "champion", "3")
     versions(root, "tiny", uri(root))
