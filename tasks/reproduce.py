@@ -74,7 +74,8 @@ class Reproduction:
         version: Its number.
         tag: The git tag that was cloned.
         commit: What that names.
-        verdict: 'within tolerance' is possible only where machine, torch or lock are others.
+        verdict: 'within tolerance' is possible only where machine, torch or lock are others, and
+            MLflow has the numbers of all stages.
         stages: Those that were computed, in order.
         seconds: Wall-clock time of each.
         files: How many files were compared.
@@ -168,6 +169,8 @@ class _Trial:
         self.known = known
         self.tell = tell
         self.notes: list[str] = []
+        # Stages whose numbers MLflow has lost.
+        self.unmeasured: set[str] = set()
         self._require_lock()
         self.promised = _outputs(place)
         if start not in self.promised:
@@ -194,7 +197,7 @@ class _Trial:
             version=str(self.version.version),
             tag=self.tag,
             commit=str(self.version.tags["git_commit"]),
-            verdict=_verdict(differences, alike),
+            verdict=_verdict(differences, tolerant=not alike and not self.unmeasured),
             stages=self.stages,
             seconds=seconds,
             files=sum(1 for stage in self.stages for _ in self._files(stage)),
@@ -342,10 +345,11 @@ class _Trial:
         path = self.place / "artifacts" / stage / name
         found = numbers(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
         known = self.known.get(stage, {})
-        if found and not known:
-            note = f"MLflow has lost the run of {stage}, so its numbers were not compared"
-            if note not in self.notes:
-                self.notes.append(note)
+        if found and not known and stage not in self.unmeasured:
+            self.unmeasured.add(stage)
+            self.notes.append(
+                f"MLflow has lost the run of {stage}, so its numbers were not compared"
+            )
         return {name: value for name, value in found.items() if name in known}
 
     def _same_lock(self) -> bool:
@@ -368,12 +372,12 @@ def _outputs(place: Path) -> dict[str, dict[str, str]]:
     }
 
 
-def _verdict(differences: list[Difference], alike: bool) -> Verdict:
+def _verdict(differences: list[Difference], tolerant: bool) -> Verdict:
     if not differences:
         return "identical"
     metrics = [d for d in differences if d.kind == "metric"]
     close = all(_close(float(d.before or 0), float(d.now or 0), TOLERANCE) for d in metrics)
-    return "within tolerance" if close and not alike else "differs"
+    return "within tolerance" if close and tolerant else "differs"
 
 
 def _close(before: float, now: float, tolerance: float) -> bool:

@@ -202,6 +202,17 @@ def test_tolerance_is_for_other_machines_only(project, device, accuracy, verdict
     assert (done.verdict, done.first.name) == (verdict, "accuracy")
 
 
+def test_nothing_is_within_tolerance_where_no_number_was_compared(project):
+    change_the_tagged_commit(project, "tasks/finetune.py", "weights of {arm}", "weighty {arm}")
+    tag_version(project, "device", "another machine")
+    client = connect(uri(project))
+    (child,) = client.search_runs(["1"], f"tags.`{STAGE}` = 'finetune'")
+    client.delete_run(child.info.run_id)
+    done = reproduce("toy@1", project, print)
+    assert (done.verdict, done.metrics) == ("differs", 0)
+    assert "MLflow has lost the run of finetune, so its numbers were not compared" in done.notes
+
+
 def drop_tag(root):
     git(root, "tag", "--delete", "instar/toy/v1")
 
