@@ -113,10 +113,10 @@ def judge(root: str | Path, version: str, tracking_uri: str | None = None) -> Ve
     params = load_params(root / "params.yaml")
     name = params.register_.name
     with registry.one_at_a_time(root), registry.explained(uri) as client:
+        # First: what broke off may be the promotion of this very version.
+        mend(client, name, root)
         challenger = client.get_model_version(name, version)
         held = registry.require_known_champion(client, name, root)
-        # A promotion may have broken off before all followed the alias.
-        mend(client, name, root)
         champion = client.get_model_version(name, held) if held else None
         former = _former(root, challenger)
         if held == version and former and former.promoted:
@@ -407,8 +407,10 @@ def _former(root: Path, version: ModelVersion) -> Verdict | None:
         verdict = Verdict(**content, gain=gain and Interval(**gain))
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    # After a loss of MLflow's database the file may be of another version with this number.
-    return verdict if version.tags.get("gate") == verdict.outcome else None
+    # Another checkout may have judged since; and after a loss of MLflow's database the file may be
+    # of another version with this number.
+    tagged = version.tags.get(registry.GATE), version.tags.get("gate_champion")
+    return verdict if tagged == (verdict.outcome, verdict.champion) else None
 
 
 def write(root: str | Path, verdict: Verdict) -> None:

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from data.store import FORMAT, PackedStore
-from tasks import exhibits
+from tasks import exhibits, moves
 from tasks.errors import TaskError
 from tasks.gate import judge
 from tasks.promotion_log import promotions
@@ -201,6 +201,24 @@ def test_a_promotion_that_broke_off_is_mended_by_the_next_run(project):
     assert challenge(project, 1).outcome == "same model"
     assert place(project, "1") == "Production"
     assert str(client.get_model_version_by_alias("tiny", "production").version) == "1"
+
+
+def test_a_promotion_that_broke_off_before_its_first_write_is_no_rivals(project, monkeypatch):
+    challenge(project, 1, right=80)
+    write_artifacts(project, seed=2, right=115)
+    publish(project, "run-2", stages=["evaluate"])
+    register(project, "run-2", uri(project), pushed=True)
+
+    def die(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(moves, "_complete", die)
+        with pytest.raises(KeyboardInterrupt):
+            judge(project, "2", uri(project))
+    assert champion(project) == "1"
+    again = judge(project, "2", uri(project))
+    assert (again.outcome, again.champion, champion(project)) == ("same model", "1", "2")
 
 
 def test_the_same_weights_move_nothing(project):

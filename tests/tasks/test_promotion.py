@@ -126,6 +126,15 @@ def test_a_rejected_version_is_not_promoted_by_the_gate_again(project):
     assert said.reasons[0] == "FAIL: rejected by a human: Ada <ada@example.org>: blurred"
 
 
+def test_the_verdict_that_another_checkout_gave_since_counts(root):
+    path = ".instar/verdicts/tiny-v2.json"
+    gate.write(root, gate.Verdict("tiny", "2", "1", "waiting", ["pass: better"], path=path))
+    move("tiny", "3", "champion", "Bob", "faster", {}, root, uri(root))
+    verdict(root, "2", "waiting", champion="3")
+    assert decide(root, "tiny@2", True, "fine", tracking_uri=uri(root)).replaced == "3"
+    assert champion(root) == "2"
+
+
 def test_an_approval_against_a_champion_that_has_gone_is_refused(root):
     verdict(root, "2", "waiting")
     move("tiny", "3", "champion", "Bob", "faster", {}, root, uri(root))
