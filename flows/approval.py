@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from flows.run_page import show_verdict
 from flows.servers import answers, prefect_environment, running_server
 from tasks.held import held, is_free
 
@@ -46,7 +47,9 @@ def await_decision(home: Path, result: dict[str, Any], seconds: int = WAIT_SECON
         your_name: str = ""
 
     reference = reference_of(result)
-    note_waiting(home, reference, str(flow_run.get_id()))
+    if not note_waiting(home, reference, str(flow_run.get_id())):
+        _tell(home, result)
+        return
     get_run_logger().info("%s waits: %s", reference, command_of(reference))
     asked = Approval.with_initial_data(
         description=f"**{reference} passed the gate.** Into Production?\n\n"
@@ -57,15 +60,13 @@ def await_decision(home: Path, result: dict[str, Any], seconds: int = WAIT_SECON
             answer = pause_flow_run(asked, timeout=seconds, poll_interval=_POLL_SECONDS)
     except FlowPauseTimeout:
         answer = None
-    verdict = verdict_on(home, reference)
-    if verdict.outcome == "waiting":
+    if verdict_on(home, reference).outcome == "waiting":
         if answer is None:
             get_run_logger().warning("undecided; %s", command_of(reference))
             return
         who = f"{answer.your_name or 'somebody'} in Prefect's UI"
         decide(home, reference, answer.approve, answer.reason or "no reason given", who)
-        verdict = verdict_on(home, reference)
-    result["gate"] = json.loads(json.dumps(dataclasses.asdict(verdict), default=str))
+    _tell(home, result)
 
 
 def resume(root: Path, flow_run: str, approve: bool, reason: str) -> bool:
@@ -97,6 +98,19 @@ def resume(root: Path, flow_run: str, approve: bool, reason: str) -> bool:
         client.resume_flow_run(found.id, run_input={"approve": approve, "reason": reason})
         return True
     return False
+
+
+def _tell(home: Path, result: dict[str, Any]) -> None:
+    """Tell the outcome in the run's result, log and page."""
+    from prefect import get_run_logger
+
+    from tasks.promotion import verdict_on
+
+    verdict = verdict_on(home, reference_of(result))
+    result["gate"] = json.loads(json.dumps(dataclasses.asdict(verdict), default=str))
+    get_run_logger().info("%s: %s", reference_of(result), "; ".join(verdict.reasons))
+    with contextlib.suppress(Exception):  # it is decided, shown or not
+        show_verdict(result["gate"])
 
 
 def _sign_of_life(home: Path, flow_run: str) -> Path:

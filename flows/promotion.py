@@ -18,15 +18,17 @@ def act(
     root: Path, reference: str, to: str | None, approve: bool | None, reason: str, override: bool
 ) -> dict[str, Any]:
     """Do what `instar promote` was asked for, as plain JSON."""
+    from flows.approval import resume
     from tasks.promotion import decide, promote
 
     if to is not None:
-        return dataclasses.asdict(promote(root, reference, to, reason, override))
-    assert approve is not None, "one of the two was given"
-    from flows.approval import resume
-
-    done = decide(root, reference, approve, reason)
-    resumed = done.flow_run is not None and resume(root, done.flow_run, approve, reason)
+        done = promote(root, reference, to, reason, override)
+    else:
+        assert approve is not None, "one of the two was given"
+        done = decide(root, reference, approve, reason)
+    resumed = done.flow_run is not None and resume(
+        root, done.flow_run, approve is not False, reason
+    )
     return {**dataclasses.asdict(done), "resumed": resumed}
 
 

@@ -129,10 +129,10 @@ def conduct(run: Retraining, stage_hours: float | None = None) -> dict[str, Any]
     if unpushed is not None:
         raise unpushed  # all that can be kept is kept; registration needs the push
     _step("register", run.register, retries=2)
-    verdict = _step("gate", run.judge, retries=2)
+    _step("gate", run.judge, retries=2)
     result = run.result()
     with contextlib.suppress(Exception):  # the model is registered, shown or not
-        show_on_page(result, verdict, run.tracking_uri)
+        show_on_page(result, run.tracking_uri)
     return result
 
 

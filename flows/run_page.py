@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tasks.tracking import run_page
 
-if TYPE_CHECKING:
-    from tasks.gate import Verdict
 
+def show_verdict(gate: dict[str, Any]) -> None:
+    """Put what the gate, or a human after it, decided on the run's page."""
+    from prefect.artifacts import create_markdown_artifact
 
-def show_on_page(result: dict[str, Any], verdict: Verdict, tracking_uri: str) -> None:
-    """Put a run's verdict, its stages with the main numbers, and a link to MLflow on its page."""
-    from prefect.artifacts import (
-        create_link_artifact,
-        create_markdown_artifact,
-        create_table_artifact,
-    )
-
-    reasons = "\n".join(f"- {reason}" for reason in verdict.reasons)
-    again = ", as before" if verdict.repeated else ""
+    reasons = "\n".join(f"- {reason}" for reason in gate["reasons"])
+    again = ", as before" if gate["repeated"] else ""
     create_markdown_artifact(
-        f"# {verdict.name} version {verdict.version}: {verdict.outcome}{again}\n\n{reasons}\n",
+        f"# {gate['name']} version {gate['version']}: {gate['outcome']}{again}\n\n{reasons}\n",
         key="verdict",
-        description=verdict.outcome,
+        description=gate["outcome"],
     )
+
+
+def show_on_page(result: dict[str, Any], tracking_uri: str) -> None:
+    """Put a run's verdict, its stages with the main numbers, and a link to MLflow on its page."""
+    from prefect.artifacts import create_link_artifact, create_table_artifact
+
+    show_verdict(result["gate"])
     create_table_artifact(
         [
             {"stage": stage["stage"], "status": stage["status"], "seconds": round(stage["seconds"])}

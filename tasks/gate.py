@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 VERDICTS = Path(".instar") / "verdicts"
-Outcome = Literal["promoted", "waiting", "refused", "same model"]
+Outcome = Literal["promoted", "waiting", "refused", "same model", "overridden"]
 # Of the gain, each in a tag of its own.
 _PARTS = ("mean", "low", "high", "n")
 
@@ -54,7 +54,8 @@ class Verdict:
         name: The registered model.
         version: The challenger.
         champion: The version it was measured against; None if there was none.
-        outcome: 'promoted', 'waiting' (it passed, and a human decides), 'refused' or 'same model'.
+        outcome: 'promoted', 'waiting' (it passed, and a human decides), 'refused', 'same model' or
+            'overridden' (a human promoted it, whatever the rules found).
         reasons: Every rule and what it found, in plain words behind `pass: ` or `FAIL: `.
         gain: Over the champion; None without one.
         class_change: Change of each class's recall against the champion.

@@ -37,7 +37,7 @@ class Decision:
         stage: Where it stands now.
         reasons: The gate's, where it was asked.
         replaced: The version that gave way.
-        flow_run: The Prefect flow run that waits for this decision.
+        flow_run: The Prefect flow run that waited for this decision.
     """
 
     name: str
@@ -100,15 +100,17 @@ def promote(
             evidence, reasons = gate.evidence_of(verdict), verdict.reasons
             if override:
                 evidence["overridden"] = "; ".join(verdict.reasons)
-                tags = {registry.GATE: "overridden", promotion_log.REJECTED: "", WAITING_RUN: ""}
+                tags = {registry.GATE: "overridden", promotion_log.REJECTED: ""}
             else:
                 gate.write(root, verdict)
                 tags = gate.tags_of(verdict)
+            tags[WAITING_RUN] = ""
         why = reason or "; ".join(reasons) or f"moved to {STAGES[to]} by hand"
         over = champion if to == "champion" else registry.WHOEVER
         registry.move(name, number, to, who, why, evidence, root, uri, tags=tags, over=over)
         replaced = champion if to == "champion" and champion != number else None
-        return Decision(name, number, "moved", STAGES[to], reasons, replaced)
+        waited = version.tags.get(WAITING_RUN) if to == "champion" else None
+        return Decision(name, number, "moved", STAGES[to], reasons, replaced, waited)
 
 
 def decide(
@@ -170,11 +172,16 @@ def decide(
 
 def note_waiting(
     root: str | Path, reference: str, flow_run: str, tracking_uri: str | None = None
-) -> None:
-    """Notes on a version which flow run waits for the decision on it."""
-    with registry.explained(tracking_uri or tracking.tracking_uri_of(root)) as client:
+) -> bool:
+    """Notes on a version which flow run waits for the decision on it; False if that has fallen."""
+    root = Path(root)
+    uri = tracking_uri or tracking.tracking_uri_of(root)
+    with registry.one_at_a_time(root), registry.explained(uri) as client:
         version = find_version(client, reference)
+        if version.tags.get(registry.GATE) != "waiting":
+            return False
         client.set_model_version_tag(version.name, version.version, WAITING_RUN, flow_run)
+    return True
 
 
 def verdict_on(root: str | Path, reference: str, tracking_uri: str | None = None) -> gate.Verdict:
@@ -217,7 +224,8 @@ def rollback(
                 f"nothing to roll back to: no version of {name} was in Production before "
                 f"{f'version {champion}' if champion else 'now'} (`instar history {name}`)."
             )
-        why = f"rolled back from version {champion}" + (f": {reason}" if reason else "")
+        why = f"rolled back from version {champion}" if champion else "rolled back"
+        why += f": {reason}" if reason else ""
         rejected = f"{who} rolled it back{f': {reason}' if reason else ''}"
         registry.move(
             name, target, "champion", who, why, {ROLLED_BACK: champion}, root, uri, over=champion,
@@ -468,7 +476,7 @@ def _window(at: str) -> tuple[str, str]:
         else:
             given = datetime.fromisoformat(at)
             begin = end = (given if given.tzinfo else given.replace(tzinfo=UTC)).astimezone(UTC)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise TaskError(
             f"{at!r} is no date: write 2026-01-31, or 2026-01-31T13:00:00 (UTC)."
         ) from None

@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 @pytest.fixture
 def root(tmp_path, empty_database):  # noqa: F811
-    return make_registry(tmp_path / "checkout", empty_database, versions=4)
+    return make_registry(tmp_path / "checkout", empty_database, versions=5)
 
 
 def test_a_paused_run_is_decided_from_the_form_the_command_and_by_nobody(root, monkeypatch):
@@ -44,9 +44,14 @@ def test_a_paused_run_is_decided_from_the_form_the_command_and_by_nobody(root, m
         assert outcome(result, run) == "refused"
         assert verdict_on(root, "tiny@3").reasons[-1] == "rejected by Ada <ada@example.org>: no"
 
-        result, run = paused(root, "4", champion="2", seconds=3)
+        result, run = paused(root, "4", champion="2")
+        done = act(root, "tiny@4", "Production", None, "at once", True)
+        assert (done["outcome"], done["resumed"]) == ("moved", True)
+        assert outcome(result, run) == "overridden"
+
+        result, run = paused(root, "5", champion="4", seconds=3)
         assert outcome(result, run) == "waiting", "undecided in time"
-        done = act(root, "tiny@4", None, True, "late", False)
+        done = act(root, "tiny@5", None, True, "late", False)
         assert (done["outcome"], done["resumed"]) == ("moved", False)
 
 

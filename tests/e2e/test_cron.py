@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.settings import change_settings
 from tests.e2e.tiny_project import git, instar, make_tiny_project, prefect
 from tests.e2e.worker import Worker
 
@@ -15,7 +16,9 @@ def project(tmp_path: Path) -> Path:
     return make_tiny_project(tmp_path / "project")
 
 
-def test_schedule_fires_skips_what_did_not_change_and_runs_what_was_varied(project):
+def test_schedule_fires_waits_skips_what_did_not_change_and_runs_what_was_varied(project):
+    change_settings(project, ["gate.approval=human"])
+    git(project, "commit", "-q", "-a", "-m", "a human decides")
     planned = instar(project, "schedule", "--cron", "* * * * *")
     assert planned.returncode == 0, planned.stdout + planned.stderr
     created, following = planned.stdout.splitlines()
@@ -24,6 +27,11 @@ def test_schedule_fires_skips_what_did_not_change_and_runs_what_was_varied(proje
     assert planned.stderr == ""
     with Worker(project) as worker:
         worker.reach("nothing was registered", lambda: "v1" in versions(project))
+        paused = ("flow-run", "ls", "--state-type", "PAUSED", "-o", "json")
+        worker.reach("nothing waits", lambda: "retrain" in prefect(project, *paused))
+        assert "tiny version 1: waiting" in verdicts(project)
+        approved = instar(project, "promote", "tiny@1", "--approve", "--reason", "fine")
+        worker.reach("it waits on", lambda: "tiny version 1: promoted" in verdicts(project))
         worker.reach("nothing was skipped", lambda: "Skipped" in worker.states())
         prefect(project, "deploy", "--all")
         prefect(project, "deployment", "schedule", "pause", "--all")
@@ -33,6 +41,8 @@ def test_schedule_fires_skips_what_did_not_change_and_runs_what_was_varied(proje
         shown = prefect(project, "artifact", "ls")
         limits = prefect(project, "global-concurrency-limit", "ls")
 
+    assert "tiny version 1 is in Production now." in approved.stdout, approved.stderr
+    assert approved.stdout.endswith("The flow run that waited goes on.\n")
     settings = git(project, "show", "instar/tiny/v2:params.yaml")
     assert "label_fraction: 0.2" in settings and "draws: 3" in settings
     assert "max_class_drop: 1.0" in settings
@@ -46,6 +56,10 @@ def test_schedule_fires_skips_what_did_not_change_and_runs_what_was_varied(proje
 
 def versions(project):
     return git(project, "tag", "--list", "instar/tiny/*").replace("instar/tiny/", "").split()
+
+
+def verdicts(project):
+    return prefect(project, "artifact", "inspect", "verdict")
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ def test_a_run_that_nobody_resumed_tells_the_decision_that_was_made_meanwhile(
 
     monkeypatch.setattr(prefect, "pause_flow_run", nobody_resumes)
     monkeypatch.setattr(prefect, "get_run_logger", logging.getLogger)
-    monkeypatch.setattr(promotion, "note_waiting", lambda *_: None)
+    monkeypatch.setattr(promotion, "note_waiting", lambda *_: True)
     verdict = gate.Verdict("tiny", "2", "1", outcome, ["pass: better"])
     monkeypatch.setattr(promotion, "verdict_on", lambda *_: verdict)
     (tmp_path / ".instar" / "locks").mkdir(parents=True)

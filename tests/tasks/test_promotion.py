@@ -9,7 +9,16 @@ from tasks.errors import TaskError
 from tasks.gate import judge, tags_of
 from tasks.intervals import Interval
 from tasks.moves import set_tags
-from tasks.promotion import decide, former_champions, history, promote, rollback, versions
+from tasks.promotion import (
+    decide,
+    former_champions,
+    history,
+    note_waiting,
+    promote,
+    rollback,
+    verdict_on,
+    versions,
+)
 from tasks.promotion_log import PROMOTIONS, promotions
 from tasks.registry import move
 from tasks.tracking import connect
@@ -126,6 +135,21 @@ def test_a_rejected_version_is_not_promoted_by_the_gate_again(project):
     assert said.reasons[0] == "FAIL: rejected by a human: Ada <ada@example.org>: blurred"
 
 
+def test_an_override_decides_for_the_flow_run_that_waits(root):
+    verdict(root, "2", "waiting")
+    assert note_waiting(root, "tiny@2", "some-run", uri(root))
+    done = promote(root, "tiny@2", "Production", "at once", True, uri(root))
+    assert (done.outcome, done.flow_run) == ("moved", "some-run")
+    found = verdict_on(root, "tiny@2", uri(root))
+    assert (found.outcome, found.place, found.reasons) == (
+        "overridden",
+        "champion",
+        ["pass: better"],
+    )
+    assert not note_waiting(root, "tiny@2", "late-run", uri(root)), "decided meanwhile"
+    assert "waiting_flow_run" not in connect(uri(root)).get_model_version("tiny", "2").tags
+
+
 def test_the_verdict_that_another_checkout_gave_since_counts(root):
     path = ".instar/verdicts/tiny-v2.json"
     gate.write(root, gate.Verdict("tiny", "2", "1", "waiting", ["pass: better"], path=path))
@@ -220,8 +244,9 @@ def test_history_answers_what_stood_where_on_a_day(tmp_path, root):
     assert third["Staging"] == [{"version": "2", "since": days[1], "until": days[2]}]
     assert history(other, "tiny", "2026-01-03T12:00:00+01:00")["Production"] == [held]
     assert history(other, "tiny", "2025-12-31")["Production"] == []
-    with pytest.raises(TaskError, match="is no date"):
-        history(other, "tiny", "yesterday")
+    for no_date in ("yesterday", "0001-01-01T00:00:00+10:00"):
+        with pytest.raises(TaskError, match="is no date"):
+            history(other, "tiny", no_date)
     with pytest.raises(TaskError, match="no line of 'other'"):
         history(other, "other")
 
