@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -140,7 +141,9 @@ def judge(root: str | Path, version: str, tracking_uri: str | None = None) -> Ve
                 tags=tags_of(verdict), over=held,
             )  # fmt: skip
         else:
-            tag(client, verdict)
+            # Broken off amid the tags, it must not be read with the outcome of before.
+            set_tags(client, name, version, {registry.GATE: ""})
+            set_tags(client, name, version, tags_of(verdict))
     return verdict
 
 
@@ -379,8 +382,6 @@ def _score(root: Path, uri: str, champion: ModelVersion, rows: NDArray[np.int64]
 
 
 def _environment(uri: str) -> dict[str, str]:
-    import os
-
     return {**os.environ, "MLFLOW_TRACKING_URI": uri, "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 
@@ -424,14 +425,9 @@ def write(root: str | Path, verdict: Verdict) -> None:
 
 def tags_of(verdict: Verdict) -> dict[str, str]:
     """The tags that tell of it, none of another verdict left beside them."""
-    tags = {registry.GATE: verdict.outcome, "gate_reasons": "; ".join(verdict.reasons)}
-    tags["gate_champion"] = verdict.champion or ""
+    tags = {"gate_reasons": "; ".join(verdict.reasons), "gate_champion": verdict.champion or ""}
     for part in _PARTS:
         value = getattr(verdict.gain, part, None)
         tags[f"gate_gain_{part}"] = "" if value is None else f"{value:.6f}"
-    return tags
-
-
-def tag(client: MlflowClient, verdict: Verdict) -> None:
-    """Puts it on its version."""
-    set_tags(client, verdict.name, verdict.version, tags_of(verdict))
+    # The last: what bears it counts as judged.
+    return {**tags, registry.GATE: verdict.outcome}

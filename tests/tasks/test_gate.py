@@ -3,13 +3,14 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from mlflow import MlflowClient
 
 from data.store import FORMAT, PackedStore
 from tasks import exhibits, moves
 from tasks.errors import TaskError
 from tasks.gate import judge
 from tasks.promotion_log import promotions
-from tasks.registry import move, register
+from tasks.registry import judged_version, move, register
 from tasks.standing import standing
 from tasks.tracking import connect
 from tests.tasks.conftest import (
@@ -219,6 +220,26 @@ def test_a_promotion_that_broke_off_before_its_first_write_is_no_rivals(project,
     assert champion(project) == "1"
     again = judge(project, "2", uri(project))
     assert (again.outcome, again.champion, champion(project)) == ("same model", "1", "2")
+
+
+def test_a_verdict_whose_tags_broke_off_is_given_anew(project, monkeypatch):
+    write_artifacts(project, seed=1, gain_low=-0.01)
+    publish(project, "run-1", stages=["evaluate"])
+    made = register(project, "run-1", uri(project), pushed=True)
+    write = MlflowClient.set_model_version_tag
+
+    def die_at_the_reasons(client, name, version, key, value):
+        if key == "gate_reasons":
+            raise KeyboardInterrupt
+        write(client, name, version, key, value)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "set_model_version_tag", die_at_the_reasons)
+        with pytest.raises(KeyboardInterrupt):
+            judge(project, made.version, uri(project))
+    assert judged_version(project, uri(project)) is None
+    assert not judge(project, made.version, uri(project)).repeated
+    assert judged_version(project, uri(project)) == "1"
 
 
 def test_the_same_weights_move_nothing(project):
