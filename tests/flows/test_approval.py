@@ -22,6 +22,8 @@ def test_a_run_that_nobody_resumed_tells_the_decision_that_was_made_meanwhile(
     monkeypatch.setattr(promotion, "note_waiting", lambda *_: True)
     verdict = gate.Verdict("tiny", "2", "1", outcome, ["pass: better"])
     monkeypatch.setattr(promotion, "verdict_on", lambda *_: verdict)
+    shown = []
+    monkeypatch.setattr("flows.approval.show_verdict", shown.append)
     (tmp_path / ".instar" / "locks").mkdir(parents=True)
     result = {
         "registered": {"name": "tiny", "version": "2"},
@@ -29,3 +31,4 @@ def test_a_run_that_nobody_resumed_tells_the_decision_that_was_made_meanwhile(
     }
     await_decision(tmp_path, result)
     assert result["gate"]["outcome"] == outcome
+    assert [gate["outcome"] for gate in shown] == ([] if outcome == "waiting" else [outcome])
