@@ -35,8 +35,6 @@ def create_schedule(
     Returns:
         Its full name.
     """
-    from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
-
     from flows.retrain import retrain
 
     return deploy(
@@ -47,10 +45,8 @@ def create_schedule(
         name,
         pool,
         {"isolated": True, "settings": list(settings)},
-        # ENQUEUE: with CANCEL_NEW, late runs all start at once when a slot gets free.
-        concurrency_limit=ConcurrencyLimitConfig(
-            limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE
-        ),
+        # No limit of its own: a run that pauses for a human gives its slot back, and minutes later
+        # Prefect ends it, as the slot's lease is gone. `flows.model_limit` keeps runs apart.
         description="Retrains on HEAD of this checkout in a worktree of its own.",
     )
 

@@ -31,10 +31,12 @@ def test_schedule_fires_waits_skips_what_did_not_change_and_runs_what_was_varied
         paused = ("flow-run", "ls", "--state-type", "PAUSED", "-o", "json")
         worker.reach("nothing waits", lambda: json.loads(prefect(project, *paused)))
         assert "tiny version 1: waiting" in verdicts(project)
+        assert not limited(project), "a pause of minutes would end the run"
         approved = instar(project, "promote", "tiny@1", "--approve", "--reason", "fine")
         worker.reach("it waits on", lambda: "tiny version 1: promoted" in verdicts(project))
         worker.reach("nothing was skipped", lambda: "Skipped" in worker.states())
         prefect(project, "deploy", "--all")
+        assert not limited(project)
         prefect(project, "deployment", "schedule", "pause", "--all")
         prefect(project, "deployment", "run", "retrain/on-demand", "-p", "label_fraction=0.2",
                 "-p", "draws=3", "-p", "settings=[\"gate.max_class_drop=1.0\"]")  # fmt: skip
@@ -61,6 +63,12 @@ def versions(project):
 
 def verdicts(project):
     return prefect(project, "artifact", "inspect", "verdict")
+
+
+def limited(project):
+    known = json.loads(prefect(project, "deployment", "ls", "-o", "json"))
+    assert known
+    return [found["name"] for found in known if found["global_concurrency_limit"]]
 
 
 @pytest.mark.parametrize(
