@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -55,7 +55,9 @@ def show_models(result: dict[str, Any], console: Console) -> None:
     """Print `tasks.promotion.versions`."""
     table = Table(title=result["model"], title_justify="left", title_style="bold")
     for name in ("version", "stage", "aliases", "accuracy", "gain", "gate", "age", "moved by"):
-        table.add_column(name, justify="right" if name in ("version", "age") else "left")
+        justify: Literal["left", "right"] = "right" if name in ("version", "age") else "left"
+        # Where it gets narrow, only the names of people are broken.
+        table.add_column(name, justify=justify, no_wrap=name != "moved by", overflow="fold")
     for version in result["versions"]:
         table.add_row(
             version["version"],
@@ -90,8 +92,12 @@ def show_history(result: dict[str, Any], console: Console) -> None:
             for held in result[stage] or [None]:
                 say(f"{stage + ':':12}{_held(held)}")
         return
+    stood: dict[str, str] = {}
     for move in result["moves"]:
-        start, end = _WORDS[move["from"]], _WORDS[move["to"]]
+        # A line names no place that it left if that was the archive.
+        start = _WORDS[move["from"] or stood.get(move["version"])]
+        end = _WORDS[move["to"]]
+        stood[move["version"]] = move["to"]
         say(f"{move['time']}  version {move['version']}: {start} → {end}")
         say(f"    by {move['who']}: {move['why']}")
         if known := {key: value for key, value in move["evidence"].items() if value is not None}:
