@@ -9,19 +9,29 @@ import torch.nn.functional as F
 
 from models.encoders import build_encoder
 from models.errors import UnhealthyError
-from models.losses import info_nce
+from models.losses import (
+    covariance_penalty,
+    cross_correlation,
+    info_nce,
+    sigreg,
+    variance_hinge,
+)
 from models.methods import build_method
 from models.methods.params import (
+    BarlowTwinsParams,
     BYOLParams,
+    LeJEPAParams,
     MoCoV2Params,
     MoCoV3Params,
     NNCLRParams,
     SimSiamParams,
+    VICRegParams,
 )
 from models.momentum import MomentumCopy, enqueue
 from models.monitors import CollapseMonitor
 from models.optimizers import decay_groups
 from models.params import EncoderParams, OptimizerParams
+from models.randomness import seeded
 from models.schedules import momentum_to_one
 from tests.models.easy_images import easy_images, plain_augment, small_encoder
 from tests.models.test_pretraining import train
@@ -205,3 +215,93 @@ def test_nnclr_neighbour_is_the_nearest_by_angle():
     method.support = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
     found = method.neighbours(torch.tensor([[9.0, 1.0], [-0.1, 0.2], [-5.0, -4.0]]))
     assert found.tolist() == [[1, 0], [0, 1], [-1, 0]]
+
+
+def cosines(a, b):
+    return F.normalize(a, dim=1) @ F.normalize(b, dim=1).T
+
+
+def contrast(queries, keys, temperature):
+    """-log of the softmax at the own key, written out."""
+    shares = (cosines(queries, keys) / temperature).exp()
+    return -(shares.diagonal() / shares.sum(1)).log().mean()
+
+
+def byol_loss(m, x1, x2, z1, z2, p1, p2):
+    pairs = (p1, m.teacher(x2)), (p2, m.teacher(x1))
+    return sum((F.normalize(p) - F.normalize(z)).square().sum(1).mean() for p, z in pairs)
+
+
+def simsiam_loss(m, x1, x2, z1, z2, p1, p2):
+    return -(cosines(p1, z2).diagonal().mean() + cosines(p2, z1).diagonal().mean()) / 2
+
+
+def moco_v3_loss(m, x1, x2, z1, z2, p1, p2):
+    t = m.temperature
+    return 2 * t * (contrast(p1, m.teacher(x2), t) + contrast(p2, m.teacher(x1), t))
+
+
+def nnclr_loss(m, x1, x2, z1, z2, p1, p2):
+    n1, n2 = (m.support[cosines(z, m.support).argmax(1)] for z in (z1, z2))
+    return (contrast(n1, p2, m.temperature) + contrast(n2, p1, m.temperature)) / 2
+
+
+def barlow_twins_loss(m, x1, x2, z1, z2):
+    off = 1 - torch.eye(z1.shape[1])
+    c = cross_correlation(z1, z2)
+    return (1 - c.diagonal()).square().sum() + 0.3 * (off * c).square().sum()
+
+
+def vicreg_loss(m, x1, x2, z1, z2):
+    variance = variance_hinge(z1) + variance_hinge(z2)
+    covariance = covariance_penalty(z1) + covariance_penalty(z2)
+    return 2 * (z1 - z2).square().mean() + 3 * variance + 5 * covariance
+
+
+def lejepa_loss(m, x1, x2, z1, z2):
+    center = (z1 + z2) / 2
+    off = torch.stack([z1 - center, z2 - center]).square().mean()
+    with seeded("step"):
+        directions = torch.randn(z1.shape[1], 8)
+    return 0.9 * off + 0.1 * (sigreg(z1, directions) + sigreg(z2, directions)) / 2
+
+
+@pytest.mark.parametrize(
+    ("params", "expected"),
+    [
+        (BYOLParams(), byol_loss),
+        (SimSiamParams(), simsiam_loss),
+        (MoCoV3Params(temperature=0.3), moco_v3_loss),
+        (NNCLRParams(support=40), nnclr_loss),
+        (BarlowTwinsParams(projector_dim=8, redundancy_weight=0.3), barlow_twins_loss),
+        (
+            VICRegParams(
+                projector_dim=8, invariance_weight=2, variance_weight=3, covariance_weight=5
+            ),
+            vicreg_loss,
+        ),
+        (LeJEPAParams(gaussian_weight=0.1, slices=8), lejepa_loss),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_loss_is_made_of_both_views_as_in_the_paper(params, expected):
+    method, batch = build_method(params, small_encoder(), seed=0), pair()
+    # A student unlike its teacher, or one could stand in for the other.
+    torch.nn.init.normal_(next(method.encoder.parameters()))
+    parts = [method.projector(method.encoder(x)) for x in batch["views"]]
+    if hasattr(method, "predictor"):
+        parts += [method.predictor(z) for z in parts]
+    wanted = expected(method, *batch["views"], *parts).item()
+    with seeded("step"):
+        assert method.training_step(batch)["loss"].item() == pytest.approx(wanted, rel=1e-4)
+
+
+def test_moco_v2_asks_the_first_view_for_its_key_in_the_second():
+    method = build_method(MoCoV2Params(queue=40, groups=1), small_encoder(), seed=0)
+    torch.nn.init.normal_(next(method.encoder.parameters()))
+    x1, x2 = pair()["views"]
+    q, k = method.projector(method.encoder(x1)), method.teacher(x2)
+    own = (cosines(q, k).diagonal() / 0.2).exp()
+    others = (cosines(q, method.queue) / 0.2).exp().sum(1)
+    wanted = -(own / (own + others)).log().mean().item()
+    assert method.training_step({"views": [x1, x2]})["loss"].item() == pytest.approx(wanted, 1e-4)
