@@ -23,7 +23,7 @@ stack-stop: setup  ## end them; databases, objects and passwords stay in .instar
 # assert at the child's exit what their own fork handler has just taken away), data loaders too.
 test: setup  ## all tests, the ones with real servers included
 	@$(BIN)/python -m pytest -m "not slow and not faults"
-	@$(BIN)/python -m pytest -m "slow and not faults"
+	@$(BIN)/python -m pytest -m "slow and not faults" --durations=15
 
 test-fast: setup  ## the unit tests, in seconds
 	@$(BIN)/python -m pytest -m "not slow"
