@@ -279,7 +279,7 @@ def test_production_goes_back_in_one_command_and_the_history_tells_of_it(stack):
     assert back.returncode == 0, back.stdout + back.stderr
     assert stack.production() == "1"
     told = stack.instar("history", "tiny")
-    assert "version 1: – → Production" in told.stdout, told.stdout + told.stderr
+    assert "version 1: Archived → Production" in told.stdout, told.stdout + told.stderr
     assert "rolled back from version 2: wrong on sevens" in told.stdout
 
 
