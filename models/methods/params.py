@@ -4,6 +4,27 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
+Temperature = Annotated[
+    float, Field(gt=0, description="Of the softmax; lower looks harder at the nearest images.")
+]
+RisingMomentum = Annotated[
+    float,
+    Field(ge=0, le=1, description="Share of itself that the teacher keeps at first; rises to 1."),
+]
+ProjectorHidden = Annotated[
+    PositiveInt, Field(description="Width of the projector's hidden layer.")
+]
+ProjectorTwoHidden = Annotated[
+    PositiveInt, Field(description="Width of the projector's two hidden layers.")
+]
+Embeddings = Annotated[PositiveInt, Field(description="Width of the embeddings.")]
+ProjectorAndEmbeddings = Annotated[
+    PositiveInt, Field(description="Width of the projector and of the embeddings.")
+]
+PredictorHidden = Annotated[
+    PositiveInt, Field(description="Width of the predictor's hidden layer.")
+]
+
 
 class MethodSettings(BaseModel):
     """What all of them share: unknown keys are refused, and nothing changes once it is read."""
@@ -15,21 +36,17 @@ class SimCLRParams(MethodSettings):
     """SimCLR (Chen et al. 2020): two views of an image attract, all other images repel."""
 
     name: Literal["simclr"] = Field("simclr", description="The method.")
-    temperature: float = Field(
-        0.2, gt=0, description="Of the softmax; lower looks harder at the nearest images."
-    )
-    projector_hidden: PositiveInt = Field(256, description="Width of the projector's hidden layer.")
-    projector_dim: PositiveInt = Field(128, description="Width of the embeddings.")
+    temperature: Temperature = 0.2
+    projector_hidden: ProjectorHidden = 256
+    projector_dim: Embeddings = 128
 
 
 class SimSiamParams(MethodSettings):
     """SimSiam (Chen and He 2021): predicts one view from the other, with a stop-gradient."""
 
     name: Literal["simsiam"] = Field("simsiam", description="The method.")
-    projector_hidden: PositiveInt = Field(
-        256, description="Width of the projector's two hidden layers."
-    )
-    projector_dim: PositiveInt = Field(256, description="Width of the embeddings.")
+    projector_hidden: ProjectorTwoHidden = 256
+    projector_dim: Embeddings = 256
     predictor_hidden: PositiveInt = Field(64, description="Width of the predictor's bottleneck.")
 
 
@@ -37,42 +54,28 @@ class BYOLParams(MethodSettings):
     """BYOL (Grill et al. 2020): predicts what a slow copy of itself says of the other view."""
 
     name: Literal["byol"] = Field("byol", description="The method.")
-    momentum: float = Field(
-        0.99,
-        ge=0,
-        le=1,
-        description="Share of itself that the teacher keeps at first; rises to 1.",
-    )
-    projector_hidden: PositiveInt = Field(512, description="Width of the projector's hidden layer.")
-    projector_dim: PositiveInt = Field(256, description="Width of the embeddings.")
-    predictor_hidden: PositiveInt = Field(512, description="Width of the predictor's hidden layer.")
+    momentum: RisingMomentum = 0.99
+    projector_hidden: ProjectorHidden = 512
+    projector_dim: Embeddings = 256
+    predictor_hidden: PredictorHidden = 512
 
 
 class MoCoV3Params(MethodSettings):
     """MoCo v3 (Chen, Xie and He 2021): contrasts with a slow copy's view of the batch."""
 
     name: Literal["moco-v3"] = Field("moco-v3", description="The method.")
-    temperature: float = Field(
-        0.2, gt=0, description="Of the softmax; lower looks harder at the nearest images."
-    )
-    momentum: float = Field(
-        0.99,
-        ge=0,
-        le=1,
-        description="Share of itself that the teacher keeps at first; rises to 1.",
-    )
-    projector_hidden: PositiveInt = Field(512, description="Width of the projector's hidden layer.")
-    projector_dim: PositiveInt = Field(256, description="Width of the embeddings.")
-    predictor_hidden: PositiveInt = Field(512, description="Width of the predictor's hidden layer.")
+    temperature: Temperature = 0.2
+    momentum: RisingMomentum = 0.99
+    projector_hidden: ProjectorHidden = 512
+    projector_dim: Embeddings = 256
+    predictor_hidden: PredictorHidden = 512
 
 
 class MoCoV2Params(MethodSettings):
     """MoCo v2 (Chen et al. 2020): contrasts with a queue of a slow copy's former views."""
 
     name: Literal["moco-v2"] = Field("moco-v2", description="The method.")
-    temperature: float = Field(
-        0.2, gt=0, description="Of the softmax; lower looks harder at the nearest images."
-    )
+    temperature: Temperature = 0.2
     momentum: float = Field(
         0.98, ge=0, le=1, description="Share of itself that the teacher keeps at each step."
     )
@@ -80,25 +83,21 @@ class MoCoV2Params(MethodSettings):
     groups: PositiveInt = Field(
         4, description="Parts of a batch that batch norm sees apart, shuffled for the keys."
     )
-    projector_hidden: PositiveInt = Field(256, description="Width of the projector's hidden layer.")
-    projector_dim: PositiveInt = Field(128, description="Width of the embeddings.")
+    projector_hidden: ProjectorHidden = 256
+    projector_dim: Embeddings = 128
 
 
 class NNCLRParams(MethodSettings):
     """NNCLR (Dwibedi et al. 2021): the positive is the nearest of earlier images."""
 
     name: Literal["nnclr"] = Field("nnclr", description="The method.")
-    temperature: float = Field(
-        0.1, gt=0, description="Of the softmax; lower looks harder at the nearest images."
-    )
+    temperature: Temperature = 0.1
     support: PositiveInt = Field(
         4096, description="Embeddings of former batches among which neighbours are sought."
     )
-    projector_hidden: PositiveInt = Field(
-        256, description="Width of the projector's two hidden layers."
-    )
-    projector_dim: PositiveInt = Field(256, description="Width of the embeddings.")
-    predictor_hidden: PositiveInt = Field(512, description="Width of the predictor's hidden layer.")
+    projector_hidden: ProjectorTwoHidden = 256
+    projector_dim: Embeddings = 256
+    predictor_hidden: PredictorHidden = 512
 
 
 class BarlowTwinsParams(MethodSettings):
@@ -108,9 +107,7 @@ class BarlowTwinsParams(MethodSettings):
     redundancy_weight: float = Field(
         0.005, ge=0, description="Weight of the correlation of different dimensions."
     )
-    projector_dim: PositiveInt = Field(
-        1024, description="Width of the projector and of the embeddings."
-    )
+    projector_dim: ProjectorAndEmbeddings = 1024
 
 
 class VICRegParams(MethodSettings):
@@ -122,9 +119,7 @@ class VICRegParams(MethodSettings):
     covariance_weight: float = Field(
         1.0, ge=0, description="Weight of the covariance of different dimensions."
     )
-    projector_dim: PositiveInt = Field(
-        1024, description="Width of the projector and of the embeddings."
-    )
+    projector_dim: ProjectorAndEmbeddings = 1024
 
 
 class LeJEPAParams(MethodSettings):
@@ -137,10 +132,8 @@ class LeJEPAParams(MethodSettings):
     slices: PositiveInt = Field(
         256, description="Random directions on which each step tests for a Gaussian."
     )
-    projector_hidden: PositiveInt = Field(
-        256, description="Width of the projector's two hidden layers."
-    )
-    projector_dim: PositiveInt = Field(16, description="Width of the embeddings.")
+    projector_hidden: ProjectorTwoHidden = 256
+    projector_dim: Embeddings = 16
 
 
 MethodParams = Annotated[

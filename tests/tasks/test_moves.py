@@ -106,48 +106,50 @@ def test_what_another_checkout_decided_since_stands(root):
     assert not (root / ".instar/move.json").exists()
 
 
-def test_a_refused_first_write_leaves_nothing_to_complete(root, monkeypatch):
+def carry_out_with(monkeypatch, root, write, broken, error, move):
+    """Carry out a move in which one write to MLflow breaks off; then mend it."""
     client = connect(uri(root))
-
-    def refuse(*_):
-        raise PermissionError("no rights")
-
     with monkeypatch.context() as patch:
-        patch.setattr(client, "set_registered_model_alias", refuse)
-        with pytest.raises(PermissionError):
-            carry_out(client, Move("tiny", "2", "champion", "Ada", "better"), root)
+        patch.setattr(client, write, broken)
+        with pytest.raises(error):
+            carry_out(client, move, root)
     mend(client, "tiny", root)
+
+
+def failing(error, after=None):
+    """A write that fails, before it arrived or after."""
+
+    def write(*arguments):
+        if after is not None:
+            after(*arguments)
+        raise error
+
+    return write
+
+
+UP = Move("tiny", "2", "champion", "Ada", "better")
+
+
+def test_a_refused_first_write_leaves_nothing_to_complete(root, monkeypatch):
+    refuse = failing(PermissionError("no rights"))
+    write = "set_registered_model_alias"
+    carry_out_with(monkeypatch, root, write, refuse, PermissionError, UP)
     assert state(root) == BEFORE
 
 
 def test_a_first_write_whose_answer_was_lost_is_logged_as_what_it_was(root, monkeypatch):
-    client = connect(uri(root))
-    write = client.set_registered_model_alias
-
-    def lose_the_answer(*arguments):
-        write(*arguments)
-        raise TimeoutError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(client, "set_registered_model_alias", lose_the_answer)
-        with pytest.raises(TimeoutError):
-            carry_out(client, Move("tiny", "2", "champion", "Ada", "better"), root)
-    mend(client, "tiny", root)
+    write = "set_registered_model_alias"
+    arrive = getattr(connect(uri(root)), write)
+    carry_out_with(monkeypatch, root, write, failing(TimeoutError, arrive), TimeoutError, UP)
     assert state(root) == AFTER
     assert promotions(root)[-1]["who"] == "Ada"
 
 
 def test_a_champion_on_its_way_down_arrives(root, monkeypatch):
-    client = connect(uri(root))
-
-    def die(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(client, "delete_registered_model_alias", die)
-        with pytest.raises(KeyboardInterrupt):
-            carry_out(client, Move("tiny", "1", "challenger", "Ada", "down"), root)
-    mend(client, "tiny", root)
+    down = Move("tiny", "1", "challenger", "Ada", "down")
+    die = failing(KeyboardInterrupt)
+    write = "delete_registered_model_alias"
+    carry_out_with(monkeypatch, root, write, die, KeyboardInterrupt, down)
     aliases, stages, logged = state(root)
     assert aliases == {"challenger": "1", "staging": "1"}
     assert stages == {"1": "Staging", "2": "Archived", "3": "None"}
