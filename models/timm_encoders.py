@@ -1,4 +1,7 @@
-"""Any model of timm as an encoder, built with random weights and for the image size at hand."""
+"""Any model of timm as an encoder, built with random weights and for the image size at hand.
+
+Plain ViTs take views of any size, for which timm resamples their position embeddings.
+"""
 
 import difflib
 from typing import Any
@@ -20,7 +23,8 @@ class TimmNetwork(nn.Module):
     def __init__(self, params: EncoderParams, channels: int, size: int):
         super().__init__()
         self.net, self.side = _create(params, channels, size)
-        self.only_size = size if _is_fixed_in_size(params) else None
+        self.built_for = size if _is_fixed_in_size(params) else None
+        self.resamples_positions = _is_plain_vit(params)
         if isinstance(self.net, ResNet) and size <= SMALL_IMAGE:
             _use_small_image_stem(self.net, channels)
 
@@ -45,9 +49,11 @@ class TimmNetwork(nn.Module):
 
     def _pad(self, images: Tensor) -> Tensor:
         size = images.shape[-1]
-        if self.only_size not in (None, size):
+        if self.built_for not in (None, size):
+            if self.resamples_positions:
+                return images
             raise ModelError(
-                f"this timm encoder takes images of {self.only_size} pixels only, not of {size}; "
+                f"this timm encoder takes images of {self.built_for} pixels only, not of {size}; "
                 "set augmentation.view_size to null"
             )
         padding = max(0, self.side - size)
@@ -73,6 +79,8 @@ def _create(params: EncoderParams, channels: int, size: int) -> tuple[Any, int]:
         options["img_size"] = size
         if params.patch_size is not None:
             options["patch_size"] = params.patch_size
+    if _is_plain_vit(params):
+        options |= {"dynamic_img_size": True, "dynamic_img_pad": True}
     try:
         net = timm.create_model(params.name, **options)
         if isinstance(net, ResNet):
@@ -91,6 +99,11 @@ def _create(params: EncoderParams, channels: int, size: int) -> tuple[Any, int]:
 def _is_fixed_in_size(params: EncoderParams) -> bool:
     config = timm.get_pretrained_cfg(params.name)
     return config is not None and bool(config.fixed_input_size)
+
+
+def _is_plain_vit(params: EncoderParams) -> bool:
+    maker = timm.models.model_entrypoint(params.name)
+    return maker.__module__ == timm.models.vision_transformer.__name__
 
 
 def _side(net: Any, size: int) -> int:

@@ -156,7 +156,7 @@ def _for_timm(encoder: Encoder, model: ServedModel) -> dict[str, Any]:
 
     network: Any = encoder.network
     options: dict[str, Any] = {"num_classes": 0, "in_chans": model.channels}
-    if network.only_size is not None:
+    if network.built_for is not None:
         options["img_size"] = network.side or model.size
         options["patch_size"] = network.net.patch_embed.patch_size[0]
     stem = None

@@ -68,9 +68,17 @@ def test_maps_of_other_sizes_are_averaged_or_repeated_to_those_of_whole_images()
 
 
 def test_encoder_that_takes_one_size_only_says_so():
-    encoder = build("vit_tiny_patch16_224", size=28, patch_size=8, readout=Readout(grid=2))
+    encoder = build("deit_tiny_patch16_224", size=28, patch_size=8, readout=Readout(grid=2))
     with pytest.raises(ModelError, match=r"28 pixels only, not of 20; set .*view_size to null"):
         encoder(torch.rand(2, 3, 20, 20))
+
+
+@pytest.mark.parametrize("size", [12, 18, 28, 40])
+def test_plain_vit_takes_views_of_any_size(size):
+    encoder = build("test_vit", size=28, patch_size=4, readout=Readout(grid=2))
+    images = torch.rand(2, 3, size, size)
+    assert encoder(images).shape == (2, encoder.features_dim)
+    assert encoder.feature_map(images).shape[2:] == (-(-size // 4),) * 2
 
 
 def test_more_stages_than_there_are_is_explained():
