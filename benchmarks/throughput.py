@@ -106,7 +106,7 @@ def lightning_speed(
         store,
         store.rows("train"),
         augmentation,
-        views=2,
+        views=params.method.views,
         batch_size=params.batch_size,
         seed=0,
         workers=workers,
@@ -131,7 +131,8 @@ def in_memory(params: PretrainParams, store: PackedStore) -> Batches:
     manifest = store.manifest
     augment = build_augmenter(params.augmentation, manifest["size"], manifest["channels"])
     images = torch.from_numpy(store.gather(np.arange(params.batch_size)))
-    return itertools.repeat({"views": [augment(images, 0), augment(images, 1)]})
+    views = [augment(images, seed) for seed in range(params.method.views)]
+    return itertools.repeat({"views": views})
 
 
 def lightly_batches(params: PretrainParams, store: PackedStore, workers: int) -> Batches:

@@ -49,7 +49,7 @@ def pretrain(run: Stage) -> None:
         store,
         rows,
         params.augmentation,
-        views=2,
+        views=params.method.views,
         batch_size=params.batch_size,
         seed=params.seed,
         workers=params.workers,

@@ -1,6 +1,7 @@
 """What every self-supervised method offers."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import NotRequired, TypedDict
 
 from torch import Tensor, nn
@@ -35,9 +36,17 @@ class Method(nn.Module, ABC):
         super().__init__()
         self.encoder = encoder
 
+    def expect(self, images: int) -> None:
+        """Learn, before the first step, of how many images `index` of a batch tells them apart."""
+
     @abstractmethod
     def training_step(self, batch: dict) -> StepOutput:
-        """Give the loss of a batch, whose `views` are float images (N, C, H, W) each."""
+        """Give the loss of a batch.
+
+        Args:
+            batch: `views`, float images (N, C, H, W) in [0, 1] each, as many as the settings ask
+                for; and `index` (N,) int64, from 0 to below what `expect` was told.
+        """
 
     def after_step(self, progress: float) -> None:
         """Follow a step of the optimizer.
@@ -45,6 +54,27 @@ class Method(nn.Module, ABC):
         Args:
             progress: Share of the run's steps before this one, from 0 to below 1.
         """
+
+    def pictures(self, images: Tensor) -> Mapping[str, Tensor]:
+        """Show what the method makes of images, for people to look at.
+
+        Called once, after training, in evaluation mode, without gradient and seeded.
+
+        Args:
+            images: (N, C, H, W) in [0, 1], whole images that were trained on.
+
+        Returns:
+            Rows of pictures by their caption, such as "masked" or "rebuilt": (N, C, H, W) in
+            [0, 1] each. The images themselves are shown above them. Empty: nothing to look at.
+        """
+        return {}
+
+
+def one_view(batch: dict) -> Tensor:
+    """The view of a batch, for methods that need no other: float images (N, C, H, W)."""
+    if len(batch["views"]) != 1:
+        raise ModelError(f"this method takes one view of an image, got {len(batch['views'])}")
+    return batch["views"][0]
 
 
 def two_views(batch: dict) -> tuple[Tensor, Tensor]:

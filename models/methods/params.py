@@ -1,6 +1,6 @@
 """Settings of the methods, one class each; torch is not needed to read them."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
@@ -27,9 +27,15 @@ PredictorHidden = Annotated[
 
 
 class MethodSettings(BaseModel):
-    """What all of them share: unknown keys are refused, and nothing changes once it is read."""
+    """What all of them share: unknown keys are refused, and nothing changes once it is read.
+
+    Attributes:
+        views: How many views of each image a step takes.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    views: ClassVar[int] = 2
 
 
 class SimCLRParams(MethodSettings):
