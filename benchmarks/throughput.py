@@ -55,10 +55,13 @@ def make_store(folder: Path, size: int, channels: int) -> PackedStore:
     return PackedStore.open(folder / "packed" / "store")
 
 
-def method_for(params: PretrainParams, store: PackedStore) -> Method:
+def method_for(params: PretrainParams, store: PackedStore, seed: int = 0) -> Method:
     """The method of params.yaml on a fresh encoder."""
     shape = {name: store.manifest[name] for name in ("channels", "size", "mean", "std")}
-    return build_method(params.method, build_encoder(params.encoder, **shape, seed=0), seed=0)
+    encoder = build_encoder(params.encoder, **shape, seed=seed)
+    method = build_method(params.method, encoder, seed=seed)
+    method.expect(len(store.rows("train")))
+    return method
 
 
 def train(method: Method, batches: Batches, batch_size: int, seconds: float) -> float:
@@ -132,7 +135,7 @@ def in_memory(params: PretrainParams, store: PackedStore) -> Batches:
     augment = build_augmenter(params.augmentation, manifest["size"], manifest["channels"])
     images = torch.from_numpy(store.gather(np.arange(params.batch_size)))
     views = [augment(images, seed) for seed in range(params.method.views)]
-    return itertools.repeat({"views": views})
+    return itertools.repeat({"views": views, "index": torch.arange(len(images))})
 
 
 def lightly_batches(params: PretrainParams, store: PackedStore, workers: int) -> Batches:
@@ -206,7 +209,9 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, list[float
 def main() -> None:
     """Measure and print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--preset", help="settings to measure, of examples/")
+    parser.add_argument(
+        "--preset", action="append", default=[], help="settings to measure, of examples/"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--seconds", type=float, default=10, help="measured time of each run")
     parser.add_argument("--turns", type=int, default=3, help="the median of so many is shown")

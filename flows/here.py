@@ -24,7 +24,7 @@ from tasks.workspace import locked
 
 
 def run_here(
-    root: Path, assignments: Sequence[str], preset: str | None, wait: bool, quiet: bool
+    root: Path, assignments: Sequence[str], presets: Sequence[str], wait: bool, quiet: bool
 ) -> dict[str, Any]:
     """Retrain in the checkout itself; see `instar run`.
 
@@ -36,7 +36,7 @@ def run_here(
     """
     console = Console(stderr=quiet)
     with locked(root, wait=wait, what="instar run"):
-        for change in change_settings(root, assignments, preset):
+        for change in change_settings(root, assignments, presets):
             console.print(change, highlight=False, markup=False)
         require_project(root)
         run_id = new_run_id()

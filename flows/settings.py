@@ -21,14 +21,14 @@ VARIANTS = ("method", "learner")
 
 
 def change_settings(
-    root: Path, assignments: Iterable[str] = (), preset: str | None = None
+    root: Path, assignments: Iterable[str] = (), presets: Iterable[str] = ()
 ) -> list[str]:
-    """Merge a preset and `group.key=value` assignments into params.yaml, all or nothing.
+    """Merge presets and `group.key=value` assignments into params.yaml, all or nothing.
 
     Args:
         root: The checkout.
         assignments: Each `group.key=value`, the value as in YAML (`[0.2, 1.0]`, `null`).
-        preset: Name of a file `examples/<preset>.yaml`, merged first.
+        presets: Names of files `examples/<preset>.yaml`, merged first, in this order.
 
     Returns:
         What changed, one line a key: `finetune.label_fraction: 0.01 → 0.05`.
@@ -40,7 +40,7 @@ def change_settings(
     """
     path = root / "params.yaml"
     before = read_yaml(path)
-    text, after = _edited(root, assignments, preset)
+    text, after = _edited(root, assignments, presets)
     changes = list(_differences(before, after))
     if changes:
         fresh = path.with_name(f".params.{os.getpid()}.yaml")
@@ -56,16 +56,16 @@ def require_valid(root: Path, assignments: Iterable[str]) -> None:
         TaskError: As `change_settings` does.
         ModelError: So with an encoder that nobody knows.
     """
-    _edited(root, assignments, None)
+    _edited(root, assignments, ())
 
 
 def _edited(
-    root: Path, assignments: Iterable[str], preset: str | None
+    root: Path, assignments: Iterable[str], presets: Iterable[str]
 ) -> tuple[str, dict[str, Any]]:
     """The text and the content of params.yaml as it would be, valid."""
     path = root / "params.yaml"
     document = _editor().load(path.read_text(encoding="utf-8"))
-    if preset is not None:
+    for preset in presets:
         _merge(document, _read_preset(root, preset))
     for assignment in assignments:
         keys, value = _parse(assignment)
@@ -78,9 +78,11 @@ def _edited(
     return stream.getvalue(), after
 
 
-def presets(root: Path) -> list[str]:
+def known_presets(root: Path) -> list[str]:
     """Names of the presets that come with the checkout."""
-    return sorted(path.stem for path in (root / PRESETS).glob("*.yaml"))
+    folder = root / PRESETS
+    found = (path.relative_to(folder).with_suffix("") for path in folder.rglob("*.yaml"))
+    return sorted(path.as_posix() for path in found)
 
 
 class _NullAsWritten(RoundTripRepresenter):
@@ -103,7 +105,7 @@ def _editor() -> YAML:
 def _read_preset(root: Path, name: str) -> dict[str, Any]:
     path = root / PRESETS / f"{name}.yaml"
     if not path.is_file():
-        known = ", ".join(presets(root)) or "none"
+        known = ", ".join(known_presets(root)) or "none"
         raise TaskError(f"no preset {name!r} in {PRESETS}/: there are {known}.")
     return read_yaml(path)
 

@@ -9,6 +9,14 @@ from typing import Annotated
 import typer
 
 from flows.commands.app import GATE_SAID_NO, JsonFlag, app, put_out
+from tasks.errors import TaskError
+
+PresetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--preset", help="Merge examples/NAME.yaml into params.yaml first; several in their order."
+    ),
+]
 
 
 @app.command(epilog="Example:  instar run --preset cifar10 -S finetune.label_fraction=0.05")
@@ -17,9 +25,7 @@ def run(
         list[str] | None,
         typer.Option("--set", "-S", metavar="KEY=VALUE", help="Edit params.yaml first."),
     ] = None,
-    preset: Annotated[
-        str | None, typer.Option(help="Merge examples/NAME.yaml into params.yaml first.")
-    ] = None,
+    preset: PresetOption = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for a run that is going on.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -31,7 +37,7 @@ def run(
     """
     from flows.here import run_here
 
-    result = run_here(Path.cwd(), assignments or [], preset, wait, quiet=as_json)
+    result = run_here(Path.cwd(), assignments or [], preset or [], wait, quiet=as_json)
     from flows.summary import show
 
     put_out(result, as_json, show)
@@ -39,9 +45,10 @@ def run(
         raise typer.Exit(GATE_SAID_NO)
 
 
-@app.command("set", epilog="Example:  instar set pretrain.epochs=20 data.source=cifar10")
+@app.command("set", epilog="Example:  instar set --preset methods/mae pretrain.epochs=20")
 def set_(
-    assignments: Annotated[list[str], typer.Argument(metavar="KEY=VALUE...")],
+    assignments: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE...")] = None,
+    preset: PresetOption = None,
 ) -> None:
     """Change params.yaml, if the result is valid.
 
@@ -49,7 +56,9 @@ def set_(
     """
     from flows.settings import change_settings
 
-    changes = change_settings(Path.cwd(), assignments)
+    if not (assignments or preset):
+        raise TaskError("nothing to set: give KEY=VALUE, or --preset NAME.")
+    changes = change_settings(Path.cwd(), assignments or [], preset or [])
     print("\n".join(changes) or "params.yaml has these values already.")
     if changes:
         print("Next: instar run")

@@ -109,7 +109,7 @@ def test_same_value_writes_nothing(project):
 def test_preset_is_merged_below_the_assignments(project):
     (project / "examples").mkdir()
     (project / "examples" / "tiny.yaml").write_text("pretrain: {epochs: 41, batch_size: 64}\n")
-    change_settings(project, ["pretrain.epochs=42"], preset="tiny")
+    change_settings(project, ["pretrain.epochs=42"], presets=["tiny"])
     params = load_params(project / "params.yaml")
     assert (params.pretrain.epochs, params.pretrain.batch_size) == (42, 64)
 
@@ -121,7 +121,7 @@ def test_preset_with_another_variant_does_not_keep_the_former_ones_settings(proj
         "  learner: {name: linear-probe, folds: 3}\n"
         "  control: {learner: {name: linear-probe, folds: 3}}\n"
     )
-    change_settings(project, preset="probe")
+    change_settings(project, presets=["probe"])
     assert load_params(project / "params.yaml").finetune.learner.name == "linear-probe"
 
 
@@ -164,7 +164,28 @@ def test_unknown_preset_lists_those_that_exist(project):
     (project / "examples").mkdir()
     (project / "examples" / "tiny.yaml").write_text("{}\n")
     with pytest.raises(TaskError, match="there are tiny"):
-        change_settings(project, preset="tinny")
+        change_settings(project, presets=["tinny"])
+
+
+def test_presets_are_merged_in_their_order(project):
+    (project / "examples" / "methods").mkdir(parents=True)
+    (project / "examples" / "one.yaml").write_text("pretrain: {epochs: 41, batch_size: 64}\n")
+    (project / "examples" / "methods" / "two.yaml").write_text("pretrain: {epochs: 40}\n")
+    change_settings(project, presets=["one", "methods/two"])
+    params = load_params(project / "params.yaml")
+    assert (params.pretrain.epochs, params.pretrain.batch_size) == (40, 64)
+    with pytest.raises(TaskError, match="there are methods/two, one"):
+        change_settings(project, presets=["two"])
+
+
+@pytest.mark.parametrize(
+    "path", sorted((HERE / "examples" / "methods").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_every_preset_of_a_method_says_how_to_pretrain_with_it(project, path):
+    shutil.copytree(path.parent, project / "examples" / "methods")
+    change_settings(project, presets=[f"methods/{path.stem}"])
+    assert set(read_yaml(path)) == {"pretrain"}
+    assert load_params(project / "params.yaml").pretrain.method.name == path.stem
 
 
 @pytest.mark.parametrize("path", sorted((HERE / "examples").glob("*.yaml")), ids=lambda p: p.stem)
@@ -174,6 +195,6 @@ def test_every_preset_of_the_repository_is_valid(project, path):
     data = project / read_yaml(path)["data"]["path"]
     data.parent.mkdir(exist_ok=True)
     data.touch()
-    change_settings(project, preset=path.stem)
+    change_settings(project, presets=[path.stem])
     params = load_params(project / "params.yaml")
     assert params.register_.name == read_yaml(path)["register"]["name"]
