@@ -17,7 +17,7 @@ from prefect import Flow, flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.dead_runs import sign_of_life
-from flows.settings import change_settings
+from flows.settings import change_settings, known_presets
 from flows.steps import find_data_at_home
 from tasks.comparison import (
     Cell,
@@ -83,7 +83,7 @@ def compare(
         What `flows.comparing` shows, as plain JSON.
     """
     home = Path(root).resolve()
-    cells = grid(vary, seeds, settings)
+    cells = grid(vary, seeds, settings, known_presets(home))
     results = []
     with sign_of_life(home) as folder:
         for result in _computed(home, name, cells, folder, at_once):
@@ -149,7 +149,7 @@ def run_cell(home: str, run_id: str, cell: Cell, folder: str, quiet: bool = Fals
     """
     aside = contextlib.redirect_stderr(io.StringIO()) if quiet else contextlib.nullcontext()
     with aside, isolated(Path(home), run_id) as place:
-        change_settings(place, cell.assignments)
+        change_settings(place, cell.assignments, cell.presets)
         find_data_at_home(place, Path(home))
         restore(load_params(place / "params.yaml").data.path, place)
         outcomes = [run_stage(stage, place) for stage in STAGES]

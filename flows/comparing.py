@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.servers import PrefectServer
-from flows.settings import change_settings
+from flows.settings import change_settings, known_presets
 from flows.steps import find_data_at_home, new_run_id, require_project
 from tasks.comparison import METHOD, Cell, fitting_at_once, grid
 from tasks.errors import TaskError
@@ -43,7 +43,7 @@ def compare_here(
     """
     console = Console(stderr=quiet)
     vary = [*([f"{METHOD}={methods}"] if methods else []), *vary]
-    cells = grid(vary, seeds, assignments)
+    cells = grid(vary, seeds, assignments, known_presets(root))
     require_project(root)
     name = new_run_id()
     params = _require_valid(root, name, cells)
@@ -94,7 +94,7 @@ def _require_valid(root: Path, name: str, cells: Sequence[Cell]) -> list[Params]
     with isolated(root, f"{name}-check") as place:
         pristine = (place / "params.yaml").read_bytes()
         for cell in cells:
-            change_settings(place, cell.assignments)
+            change_settings(place, cell.assignments, cell.presets)
             found.append(load_params(place / "params.yaml"))
             find_data_at_home(place, root)
             (place / "params.yaml").write_bytes(pristine)

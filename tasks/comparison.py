@@ -9,7 +9,7 @@ import itertools
 import json
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from tasks.params import Params
 from tasks.runner import dvc_complaint, run_dvc
 
 METHOD = "pretrain.method.name"
+# A method's preset: what of pretraining suits it beside its own settings.
+PRESET = "methods/{}"
 SEEDS = ("pretrain.seed", "finetune.seed")
 # What one process of a stage may take: torch alone, and a batch of small images.
 _PROCESS_BYTES = 1 << 30
@@ -34,12 +36,14 @@ class Cell:
         varied: What makes the variant, setting to value as it was typed.
         seed: For pretraining and label draws alike.
         assignments: All that is set, as `instar set` takes it.
+        presets: Merged before that.
     """
 
     name: str
     varied: dict[str, str]
     seed: int
     assignments: list[str]
+    presets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -64,13 +68,16 @@ class CellResult:
     notes: tuple[str, ...] = ()
 
 
-def grid(varied: Sequence[str], seeds: int, fixed: Sequence[str] = ()) -> list[Cell]:
+def grid(
+    varied: Sequence[str], seeds: int, fixed: Sequence[str] = (), presets: Collection[str] = ()
+) -> list[Cell]:
     """All combinations of the values, each with the seeds 0 to `seeds` - 1, variant by variant.
 
     Args:
         varied: Each `group.key=value,value`; a comma within brackets or quotes parts nothing.
         seeds: How many.
         fixed: `group.key=value` that all cells share.
+        presets: Those there are; methods that vary get their own among them.
 
     Raises:
         TaskError: A setting is no such list, repeats a value, or is given twice.
@@ -90,10 +97,13 @@ def grid(varied: Sequence[str], seeds: int, fixed: Sequence[str] = ()) -> list[C
     cells = []
     for chosen in itertools.product(*choices.values()):
         variant = dict(zip(choices, chosen, strict=True))
+        own_preset = PRESET.format(variant.get(METHOD))
+        merged = (own_preset,) if own_preset in presets else ()
         for seed in range(seeds):
             own = [f"{key}={value}" for key, value in variant.items()]
             assignments = [*fixed, *own, *(f"{key}={seed}" for key in SEEDS)]
-            cells.append(Cell(_name(variant, seed, assignments), variant, seed, assignments))
+            name = _name(variant, seed, [*merged, *assignments])
+            cells.append(Cell(name, variant, seed, assignments, merged))
     return cells
 
 
@@ -174,11 +184,11 @@ def _values(listed: str) -> list[str]:
     return [part.strip() for part in parts]
 
 
-def _name(variant: Mapping[str, str], seed: int, assignments: Sequence[str]) -> str:
+def _name(variant: Mapping[str, str], seed: int, settings: Sequence[str]) -> str:
     words = [value if key == METHOD else f"{short(key)}-{value}" for key, value in variant.items()]
     # git's rules for refs, and more.
     plain = re.sub(r"[^A-Za-z0-9]+", "-", "-".join([*words, f"seed-{seed}"])).strip("-")
-    return f"compare-{plain[:60]}-{digest(json.dumps(assignments).encode())[:6]}"
+    return f"compare-{plain[:60]}-{digest(json.dumps(settings).encode())[:6]}"
 
 
 def _last_span(path: Path) -> float | None:

@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from tasks.comparison import computed_seconds, fitting_at_once, grid, save_experiment
+from tasks.comparison import METHOD, computed_seconds, fitting_at_once, grid, save_experiment
 from tasks.errors import TaskError
 from tasks.journal import Journal, journal_path
 from tasks.params import validate_params
@@ -26,6 +26,15 @@ def test_grid_is_every_combination_with_every_seed():
 
 def test_nothing_varied_is_one_variant_over_seeds():
     assert [(cell.varied, cell.seed) for cell in grid([], 2)] == [({}, 0), ({}, 1)]
+
+
+def test_methods_that_vary_get_their_own_presets_and_those_without_none():
+    [mae, simclr] = grid([f"{METHOD}=mae,simclr"], 1, presets=["cifar10", "methods/mae"])
+    assert (mae.presets, simclr.presets) == (("methods/mae",), ())
+    [plain, _] = grid([f"{METHOD}=mae,simclr"], 1)
+    assert plain.presets == () and plain.name != mae.name
+    [fixed] = grid([], 1, [f"{METHOD}=mae"], ["methods/mae"])
+    assert fixed.presets == ()
 
 
 def test_commas_in_brackets_and_quotes_part_nothing():
