@@ -4,9 +4,12 @@ import time
 from collections.abc import Callable
 
 
-def until(holds: Callable[[], object], complaint: str, seconds: float = 60.0) -> None:
+def until(
+    holds: Callable[[], object], complaint: str | Callable[[], str], seconds: float = 60.0
+) -> None:
     """Return when it holds; fail with the complaint when it does not in time."""
     deadline = time.monotonic() + seconds
     while not holds():
-        assert time.monotonic() < deadline, complaint
+        if time.monotonic() > deadline:
+            raise AssertionError(complaint if isinstance(complaint, str) else complaint())
         time.sleep(0.1)

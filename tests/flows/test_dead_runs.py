@@ -28,6 +28,16 @@ def flow_runs():
         }
 
 
+def what_became_of(started):
+    """The flows, and what those that started them said."""
+    said = [f"flows: {flow_runs()}"]
+    for name, process in started.items():
+        ended = process.poll()
+        process.kill()
+        said.append(f"{name} (ended: {ended}) said: {process.communicate()[0]}")
+    return "\n".join(said)
+
+
 def test_a_killed_look_its_run_and_a_comparison_are_marked_and_leave_nothing(tmp_path, monkeypatch):
     project = put_framed_stage(make_tiny_project(tmp_path / "project"), "sleep=600")
     for name, value in prefect_environment(project).items():
@@ -39,7 +49,8 @@ def test_a_killed_look_its_run_and_a_comparison_are_marked_and_leave_nothing(tmp
         comparing = start(project, *COMPARE, PYTHONPATH=str(project))
         looking = start(project, "-c", LOOK, PYTHONPATH=str(project), PREFECT_API_URL=server.url)
         running = dict.fromkeys(("compare", "retrain", "watch"), "RUNNING")
-        until(lambda: flow_runs() == running, "not all flows run", 180)
+        started = {"compare": comparing, "watch": looking}
+        until(lambda: flow_runs() == running, lambda: what_became_of(started), 180)
         until(lambda: list(project.glob(".instar/runs/*.json")), "no run has a record", 180)
         work = project / ".instar" / "work"
         until(lambda: sum(map(Path.is_dir, work.iterdir())) == 3, "not both cells have begun", 180)
