@@ -23,6 +23,7 @@ from models.extraction import extract_features
 from tasks import measures
 from tasks.embedding_map import place_in_plane
 from tasks.params import EvaluateParams
+from tasks.picture_rows import read_rows
 from tasks.pictures import data_uri
 
 # Sizes of the exhibits: what a person looks at, and what keeps the page under a few megabytes.
@@ -97,6 +98,7 @@ def collect(
     confusion = measures.confusion_matrix(
         found.test.labels, found.shown.argmax(1), len(found.store.classes)
     )
+    made = read_rows(artifacts / "pretrain" / "pictures.npz")
     content = {
         "version": 1,
         "metrics": found.metrics,
@@ -111,6 +113,10 @@ def collect(
         },
         "data": _data(found, artifacts / "prepare" / "test_sources.parquet"),
         "samples": _samples(found),
+        "method_pictures": [
+            {"caption": caption, "ids": [_made_id(number, i) for i in range(len(row))]}
+            for number, (caption, row) in enumerate(made.items())
+        ],
         "pretraining": _pretraining(artifacts / "pretrain" / "history.csv"),
         "finetuning": _finetuning(artifacts / "finetune" / "history.csv"),
         "map": _map(found, params.embedding_points),
@@ -118,7 +124,12 @@ def collect(
         "mistakes": _mistakes(found),
         "setup": _setup(found, params),
     }
-    return content, _pictures(found.store, content)
+    pictures = {
+        _made_id(number, i): data_uri(image)
+        for number, row in enumerate(made.values())
+        for i, image in enumerate(row)
+    }
+    return content, pictures | _pictures(found.store, content)
 
 
 def encode(encoder: Encoder, store: PackedStore, rows: NDArray[np.int64]) -> Tensor:
@@ -139,6 +150,11 @@ def chunks(store: PackedStore, rows: NDArray[np.int64]) -> list[NDArray[np.int64
     shape = store.manifest["size"], store.manifest["channels"]
     most = min(CHUNK, images_within(CHUNK_BYTES, *shape))
     return [rows[start : start + most] for start in range(0, len(rows), most)]
+
+
+def _made_id(row: int, column: int) -> str:
+    """Of a picture that the method made, as against the ids of the store's images."""
+    return f"made/{row}/{column}"
 
 
 def _draws(found: Findings) -> list[dict[str, Any]]:

@@ -24,16 +24,23 @@ from data.store import PackedStore, evenly_spread
 from models.encoders import build_encoder
 from models.errors import UnhealthyError
 from models.methods import build_method
+from models.methods.method import Method
+from models.modes import evaluating
 from models.monitors import CollapseMonitor, EpochHistory, OnlineKNN
 from models.pretraining import Pretraining
+from models.randomness import seeded
+from models.tensors import to_float
 from models.weights import save_weights
 from tasks.checkpoints import EpochCheckpoints, WholeFiles, epochs_done, newest_checkpoint
 from tasks.params import PretrainParams
+from tasks.picture_rows import write_rows
 from tasks.stage import ARTIFACTS, Stage, stage
 
 # Images on which health is measured: enough for a stable rank, cheap each epoch, whatever their
 # size.
 WATCHED, WATCHED_BYTES = 1024, 128 << 20
+# Images of which the method shows what it makes: one row of the report's width.
+SHOWN = 12
 
 
 def pretrain(run: Stage) -> None:
@@ -72,11 +79,23 @@ def pretrain(run: Stage) -> None:
     except UnhealthyError as error:
         raise UnhealthyError(f"{error}. {_last_healthy(run)}") from None
     save_weights(method.encoder, run.out / "encoder.safetensors")
+    shown = _images(store, evenly_spread(rows, SHOWN))
+    write_rows(run.out / "pictures.npz", _pictures(method, shown, params.seed))
     run.write_json("encoder.json", {**_described(params), **shape})
     epochs = [{**row, "epoch": int(row["epoch"]) + 1} for row in history.rows]
     run.write_csv("history.csv", epochs)
     numbers = {name: round(value, 6) for name, value in epochs[-1].items() if name != "epoch"}
     run.write_json("metrics.json", {k: v for k, v in numbers.items() if math.isfinite(v)})
+
+
+def _pictures(method: Method, images: torch.Tensor, seed: int) -> dict[str, torch.Tensor]:
+    """The images and, in the rows below, what the method makes of them; none if it shows none."""
+    device = next(method.parameters()).device
+    with evaluating(method), seeded(seed, "pictures"):
+        whole = to_float(images, device)
+        made = method.pictures(whole)
+    rows = {"training images": whole, **made} if made else {}
+    return {caption: row.float().cpu() for caption, row in rows.items()}
 
 
 def _described(params: PretrainParams) -> dict[str, Any]:

@@ -14,12 +14,14 @@ from markupsafe import Markup
 from tasks import draws, figures
 from tasks.figures import Line
 
-# What of the pretraining history is shown, in this order, where it was recorded.
+# What of the pretraining history comes first, where it was recorded; what else a method measures
+# follows, by its name in words.
 CURVES = {
     "loss": "Loss",
     "knn": "kNN accuracy (watched only)",
     "rankme": "RankMe (directions in use)",
     "feature_std": "Feature std (0 is collapse)",
+    "embedding_std": "Embedding std (0 is collapse)",
 }
 
 
@@ -130,13 +132,17 @@ def charts(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _pretraining(history: Mapping[str, Any] | None) -> list[tuple[str, Markup]]:
-    """Title and chart of each recorded curve."""
+    """Title and chart of each recorded curve, the schedule of the learning rate aside."""
     if not history:
         return []
     epochs = history["epoch"]
+    others = {name: name.replace("_", " ").capitalize() for name in history}
+    titles = {name: title for name, title in (CURVES | others | CURVES).items() if name in history}
     drawn = []
-    for column, title in CURVES.items():
-        values = [math.nan if v is None else v for v in history.get(column, [])]
+    for column, title in titles.items():
+        if column in ("epoch", "lr"):
+            continue
+        values = [math.nan if v is None else v for v in history[column]]
         if any(map(math.isfinite, values)):
             line = Line(title, epochs, values, "pretrained")
             drawn.append((title, figures.line_chart(title, [line], "epoch")))

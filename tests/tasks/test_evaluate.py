@@ -1,13 +1,17 @@
 """The stage on a small synthetic project: right numbers, same bytes, clear errors."""
 
+import base64
 import csv
+import io
 import json
+import re
 import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
 from data.pack import pack
 from data.params import DataParams
@@ -21,6 +25,7 @@ from models.weights import save_weights
 from tasks.errors import TaskError
 from tasks.evaluate import evaluate
 from tasks.params import EvaluateParams
+from tasks.picture_rows import write_rows
 
 CLASSES = ["left", "<script>right", 'both, or "none"']
 ENCODER = EncoderParams(stem_width=4, widths=(4, 8))
@@ -57,6 +62,9 @@ def make_artifacts(folder, draws=2, channels=1):
     save_weights(
         build_encoder(ENCODER, **shape, seed=0), artifacts / "pretrain" / "encoder.safetensors"
     )
+    made = {"training images": torch.zeros(2, channels, 16, 16)}
+    made["rebuilt"] = torch.full((2, channels, 16, 16), 0.8)
+    write_rows(artifacts / "pretrain" / "pictures.npz", made)
     pretrained = {"pretraining": PRETRAINING}
     (artifacts / "pretrain" / "encoder.json").write_text(json.dumps(pretrained))
     rows = store.rows("train")
@@ -218,6 +226,24 @@ def test_report_shows_how_the_encoder_was_pretrained(out):
     assert rows["Pretraining method"] == "name=simclr, temperature=0.2"
     assert rows["Pretraining batch size"] == "64"
     assert "<dt>Pretraining method</dt>" in (out / "report.html").read_text()
+
+
+def test_report_shows_what_the_method_made_of_images(out):
+    content = json.loads((out / "report.json").read_text())
+    assert content["method_pictures"] == [
+        {"caption": "training images", "ids": ["made/0/0", "made/0/1"]},
+        {"caption": "rebuilt", "ids": ["made/1/0", "made/1/1"]},
+    ]
+    page = (out / "report.html").read_text()
+    (shown,) = re.findall(r'src="data:image/png;base64,([^"]*)" alt="rebuilt, image 2"', page)
+    assert (np.asarray(Image.open(io.BytesIO(base64.b64decode(shown)))) == 204).all()
+
+
+def test_artifacts_without_pictures_of_the_method_are_evaluated(artifacts, tmp_path):
+    copy = tmp_path / "artifacts"
+    shutil.copytree(artifacts, copy, ignore=shutil.ignore_patterns("evaluate", "pictures.npz"))
+    run(copy, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["method_pictures"] == []
 
 
 def test_same_inputs_give_the_same_bytes(artifacts, out, tmp_path):

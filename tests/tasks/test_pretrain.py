@@ -1,12 +1,18 @@
 import csv
 import json
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
+import torch
 
 from data.errors import DataError
+from data.store import PackedStore, evenly_spread
+from models.methods.registry import METHODS
+from tasks.picture_rows import read_rows
 from tasks.pretrain import pretrain
+from tasks.stage import ARTIFACTS
 from tests.tasks.small_stages import make_stage, prepare
 
 
@@ -46,6 +52,38 @@ def test_encoder_is_described_with_all_that_its_pretraining_learned_from():
     )
     # An edit of what changes no result must not make the later stages run again.
     assert not {"workers", "probe_fraction"} & set(told)
+
+
+class Showing(METHODS["simclr"]):
+    """A method that shows the negative of each image, and noise."""
+
+    def pictures(self, images):
+        assert not (self.training or torch.is_grad_enabled())
+        return {"negative": 1 - images, "noise": torch.rand_like(images)}
+
+
+def test_what_a_method_makes_of_images_is_kept_the_same_bytes_each_time(monkeypatch):
+    monkeypatch.setitem(METHODS, "simclr", Showing)
+    kept = []
+    for _ in range(2):
+        run = make_stage("pretrain")
+        pretrain(run)
+        kept.append((run.out / "pictures.npz").read_bytes())
+        rows = read_rows(run.out / "pictures.npz")
+        shutil.rmtree(run.out)
+    assert kept[0] == kept[1]
+    assert [*rows] == ["training images", "negative", "noise"]
+    store = PackedStore.open(ARTIFACTS / "prepare" / "store")
+    shown = store.gather(evenly_spread(store.rows("train"), 12))
+    assert (rows["training images"] == shown).all()
+    assert (rows["negative"] == 255 - shown).all()
+    assert rows["noise"].shape == (12, 8, 8, 1)
+
+
+def test_method_that_shows_nothing_leaves_a_file_without_rows():
+    run = make_stage("pretrain")
+    pretrain(run)
+    assert (run.out / "pictures.npz").is_file() and read_rows(run.out / "pictures.npz") == {}
 
 
 def test_what_a_method_measures_of_itself_is_in_history_journal_and_metrics():

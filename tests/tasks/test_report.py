@@ -47,6 +47,7 @@ def make_content(classes=("ant", "bee"), gain=(0.05, 0.03, 0.07, 3), draws=3):
             "reasons": [{"reason": "truncated", "count": 1, "example": "<b>x</b>.png"}],
         },
         "samples": [{"name": n, "ids": ["a"]} for n in classes],
+        "method_pictures": [],
         "pretraining": {"epoch": [1, 2], "loss": [3.0, 2.0], "knn": [None, 0.5]},
         "finetuning": {"fits": [{"arm": "scratch", "draw": 0, "step": [1, 2], "loss": [1.0, 0.5]}]},
         "map": {
@@ -113,6 +114,33 @@ def test_page_says_what_a_single_test_image_weighs():
 def test_page_works_without_training_histories():
     page = render(make_content() | {"pretraining": None, "finetuning": None}, PICTURES)
     assert "How training went" not in page
+
+
+def test_page_shows_all_that_the_method_measures_by_its_name_in_words():
+    history = {"epoch": [1, 2], "masked_mse": [0.2, 0.1], "lr": [0.1, 0.0], "loss": [3.0, 2.0]}
+    page = render(make_content() | {"pretraining": history}, PICTURES)
+    titles = re.findall(r"<figure><h3>(.*?)</h3>", page)
+    assert titles == ["Loss", "Masked mse"]
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 1), (32, 32, 3), (100, 100, 3)])
+def test_page_shows_what_the_method_makes_of_images_row_by_row(shape):
+    rows = [
+        {"caption": caption, "ids": [f"made/{number}/{i}" for i in range(2)]}
+        for number, caption in enumerate(("training images", "<rebuilt>"))
+    ]
+    made = {i: data_uri(np.zeros(shape, np.uint8)) for row in rows for i in row["ids"]}
+    page = render(make_content() | {"method_pictures": rows}, PICTURES | made)
+    told = [f"training images, image {i}" for i in (1, 2)]
+    told += [f"&lt;rebuilt&gt;, image {i}" for i in (1, 2)]
+    assert [alt for alt in re.findall(r'alt="([^"]*)"', page) if ", image " in alt] == told
+    assert "What the pretraining method makes" not in render(make_content(), PICTURES)
+
+
+def test_pictures_stand_on_the_page_even_without_histories():
+    rows = [{"caption": "rebuilt", "ids": ["a"]}]
+    empty = {"pretraining": None, "finetuning": None, "method_pictures": rows}
+    assert 'alt="rebuilt, image 1"' in render(make_content() | empty, PICTURES)
 
 
 @pytest.mark.parametrize("many", [2, 35, 100])
