@@ -1,5 +1,7 @@
 """Losses as pure functions of tensors."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -163,3 +165,36 @@ def sigreg(z: Tensor, directions: Tensor) -> Tensor:
         directions: (D, M); any length, they are normalised here.
     """
     return epps_pulley(z @ F.normalize(directions, dim=0)).mean()
+
+
+def psnr(mse: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB of a mean squared error, of images in [0, 1]."""
+    return -10 * mse.detach().clamp(min=1e-10).log10()
+
+
+def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
+    r"""Divergence of a Gaussian from the standard one.
+
+    VAE, appendix B (Kingma and Welling 2014, https://arxiv.org/abs/1312.6114):
+    KL = -1/2 sum_j (1 + log sigma_j^2 - mu_j^2 - sigma_j^2), in nats.
+
+    Args:
+        mean: mu, (N, D).
+        log_variance: log sigma^2, (N, D).
+
+    Returns:
+        (N,), 0 where a Gaussian is the standard one.
+    """
+    return -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum(dim=1)
+
+
+def gaussian_nll(mse: Tensor, log_variance: Tensor) -> Tensor:
+    r"""Negative log density under a Gaussian with one variance, a dimension, in nats.
+
+    1/2 (log(2 pi) + log sigma^2 + mse / sigma^2).
+
+    Args:
+        mse: Mean squared distance from the Gaussian's mean, a scalar.
+        log_variance: log sigma^2, a scalar.
+    """
+    return 0.5 * (math.log(2 * math.pi) + log_variance + mse / log_variance.exp())

@@ -4,25 +4,37 @@ from collections.abc import Callable
 from typing import Any
 
 from models.encoders import Encoder
+from models.methods.autoencoder import Autoencoder
 from models.methods.barlow_twins import BarlowTwins
 from models.methods.byol import BYOL
+from models.methods.colorization import Colorization
+from models.methods.denoising_autoencoder import DenoisingAutoencoder
+from models.methods.inpainting import Inpainting
 from models.methods.lejepa import LeJEPA
 from models.methods.method import Method
 from models.methods.moco_v2 import MoCoV2
 from models.methods.moco_v3 import MoCoV3
 from models.methods.nnclr import NNCLR
+from models.methods.pixelcnn import PixelCNN
 from models.methods.simclr import SimCLR
 from models.methods.simsiam import SimSiam
+from models.methods.vae import VAE
 from models.methods.vicreg import VICReg
 
 METHODS: dict[str, Callable[[Any, Encoder], Method]] = {
+    "autoencoder": Autoencoder,
     "barlow-twins": BarlowTwins,
     "byol": BYOL,
+    "colorization": Colorization,
+    "denoising-autoencoder": DenoisingAutoencoder,
+    "inpainting": Inpainting,
     "lejepa": LeJEPA,
     "moco-v2": MoCoV2,
     "moco-v3": MoCoV3,
     "nnclr": NNCLR,
+    "pixelcnn": PixelCNN,
     "simclr": SimCLR,
     "simsiam": SimSiam,
+    "vae": VAE,
     "vicreg": VICReg,
 }
