@@ -154,7 +154,7 @@ class AutoencoderParams(MethodSettings):
 
     name: Literal["autoencoder"] = Field("autoencoder", description="The method.")
     code: PositiveInt = Field(30, description="Width of the code, far below the image's pixels.")
-    decoder_width: DecoderWidth = 32
+    decoder_width: DecoderWidth = 16
 
 
 class DenoisingAutoencoderParams(MethodSettings):
@@ -168,7 +168,7 @@ class DenoisingAutoencoderParams(MethodSettings):
     masked: float = Field(
         0.25, gt=0, lt=1, description="Share of the image's values that are set to 0."
     )
-    decoder_width: DecoderWidth = 32
+    decoder_width: DecoderWidth = 16
 
 
 class VAEParams(MethodSettings):
@@ -181,7 +181,7 @@ class VAEParams(MethodSettings):
     beta: float = Field(
         1.0, ge=0, description="Weight of the divergence from the prior; 1 is the bound."
     )
-    decoder_width: DecoderWidth = 32
+    decoder_width: DecoderWidth = 16
 
 
 class InpaintingParams(MethodSettings):
@@ -197,7 +197,7 @@ class InpaintingParams(MethodSettings):
     blocks: PositiveInt = Field(
         4, description="Number of blocks, which together are at most a quarter of the image."
     )
-    decoder_width: DecoderWidth = 32
+    decoder_width: DecoderWidth = 16
 
 
 class ColorizationParams(MethodSettings):
@@ -222,7 +222,7 @@ class PixelCNNParams(MethodSettings):
         16, description="Images are shrunk to at most this for the decoder, which is slow."
     )
     levels: int = Field(16, ge=2, le=256, description="Steps that a pixel's values are cut into.")
-    width: PositiveInt = Field(32, description="Channels of the decoder.")
+    width: PositiveInt = Field(16, description="Channels of the decoder.")
     layers: PositiveInt = Field(4, description="Gated layers after the first.")
     code: PositiveInt = Field(100, description="Width of what the decoder is told of the image.")
     alone: float = Field(

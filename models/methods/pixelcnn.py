@@ -12,7 +12,7 @@ that it is a model of images on its own too. Channels follow each other within a
 last layer alone sees the channels before, the paper masks every layer by groups.
 
 Made cheap for small machines, so bits are those of a smaller task than the paper's: the decoder's
-image is shrunk to `side`, its values are cut into `levels`, and it has 5 layers of 32 instead of 15
+image is shrunk to `side`, its values are cut into `levels`, and it has 5 layers of 16 instead of 15
 and more of 128. The encoder sees the image whole. `code` is the wider of the paper's two
 bottlenecks, 10 and 100.
 
