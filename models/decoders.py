@@ -44,6 +44,8 @@ class Decoder(nn.Module):
         x = F.relu(self.seed(vectors)).unflatten(1, (-1, SEED, SEED))
         for number, convolution in enumerate(self.convolutions):
             shrink = 2 ** (len(self.convolutions) - number)
-            x = convolution(F.interpolate(x, size=[math.ceil(side / shrink) for side in size]))
+            x = convolution(
+                F.interpolate(x, [math.ceil(side / shrink) for side in size], mode="bilinear")
+            )
         whole = F.pixel_shuffle(self.pixels(x), 2)
         return whole[:, :, : size[0], : size[1]].sigmoid()
