@@ -1,9 +1,9 @@
 """Autoencoder: reducing the dimensionality of data with neural networks.
 
 Hinton, Salakhutdinov 2006, https://www.cs.toronto.edu/~hinton/science.pdf. An encoder ends in a
-few linear units, a decoder rebuilds the image from them: L = mean (x - g(f(x)))^2, the paper's
-squared error for images that are not binary. Its pretraining by layers of RBMs is not done: batch
-norm has made it needless.
+few linear units, a decoder rebuilds the image from them: L = mean (x - g(f(x)))^2, the squared
+error by which the paper compares. Its pretraining by layers of RBMs is not done: batch norm has
+made it needless.
 
 The code is narrow, since a wide one would learn to copy: the encoder's features may be as many
 numbers as the image has, and a copy says nothing about it. `code` is the paper's for 28 x 28

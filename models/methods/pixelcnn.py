@@ -7,14 +7,14 @@ L = -log p(x|h). What nearby pixels tell needs no h, so h is left to say what th
 
 Gates (equation 4) y = tanh(W_f * x + V_f h) * sigmoid(W_g * x + V_g h); a vertical stack sees the
 rows above, a horizontal one what is left of the pixel and, from the vertical one, all above: no
-blind spot (section 2.3, figure 2). Of some images, `alone`, the decoder is told nothing, h = 0, so
+blind spot (section 2.2, figure 2). Of some images, `alone`, the decoder is told nothing, h = 0, so
 that it is a model of images on its own too. Channels follow each other within a pixel; here the
 last layer alone sees the channels before, the paper masks every layer by groups.
 
 Made cheap for small machines, so bits are those of a smaller task than the paper's: the decoder's
-image is shrunk to `side`, its values are cut into `levels`, and it has 5 layers of 16 instead of 15
-and more of 128. The encoder sees the image whole. `code` is the wider of the paper's two
-bottlenecks, 10 and 100.
+image is shrunk to `side`, its values are cut into `levels`, and its layers are few and narrow. The
+encoder sees the image whole. `code` is the wider of the paper's two bottlenecks, 10 and 100.
+Samples are of the shrunk size, and shown enlarged.
 
 Accepts any encoder.
 """
@@ -99,7 +99,7 @@ class PixelCNN(Method):
         drawn = self.sample(torch.cat([code, torch.zeros_like(code)]), tuple(levels.shape[1:]))
         given, alone = (
             F.interpolate(part / (self.levels - 1), size=images.shape[2:])
-            for part in (drawn.chunk(2))
+            for part in drawn.chunk(2)
         )
         shown = F.interpolate(levels / (self.levels - 1), size=images.shape[2:])
         return {"shrunk for the decoder": shown, "sampled, given": given, "sampled alone": alone}

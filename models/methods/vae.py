@@ -9,8 +9,8 @@ p(x|z) is a Gaussian around the decoded image (appendix C.2) with one variance f
 which is learned; so the two terms weigh what they should, whatever the images. `beta` weighs the
 divergence (Higgins et al. 2017, https://openreview.net/forum?id=Sy2fzU9gl); 1 is the paper's bound.
 
-Accepts any encoder. `latents` are the paper's most that its figures show for digits, 20, by 1.6:
-too many do no harm, since those that do not pay for their divergence stay at the prior.
+Accepts any encoder. `latents` is in the middle of the paper's for digits, 3 to 200: too many do no
+harm (figure 2), since those that do not pay for their divergence stay at the prior.
 """
 
 from collections.abc import Mapping
