@@ -38,6 +38,10 @@ class Decoder(nn.Module):
             for before, after in itertools.pairwise(widths)
         )
         self.pixels = nn.Conv2d(width, 4 * channels, 3, 1, 1)
+        # The 2 x 2 pixels alike at first, else a grid stays in the pictures for long (Aitken et al.
+        # 2017, https://arxiv.org/abs/1707.02937).
+        for tensor in (self.pixels.weight.data, self.pixels.bias.data):  # type: ignore[union-attr]
+            tensor.copy_(tensor[::4].repeat_interleave(4, 0))
 
     def forward(self, vectors: Tensor, size: tuple[int, ...]) -> Tensor:
         """Map (N, D) to images (N, C, *size) in (0, 1), of any height and width."""

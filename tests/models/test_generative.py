@@ -57,6 +57,13 @@ def test_decoder_makes_images_of_any_size(built_for, size):
     assert ((made > 0) & (made < 1)).all()
 
 
+def test_fresh_decoder_has_no_grid_in_its_pictures():
+    made = Decoder(12, 2, 28, 4).eval()(noise(2, 12), (28, 28))
+    blocks = made.unflatten(2, (14, 2)).unflatten(4, (14, 2))
+    assert torch.allclose(blocks, blocks[:, :, :, :1, :, :1].expand_as(blocks))
+    assert blocks[0, 1, :, 0, :, 0].std() > 1e-4
+
+
 def test_every_pixel_of_a_decoded_image_depends_on_the_vector():
     vector = noise(1, 12).requires_grad_()
     made = Decoder(12, 1, 28, 16).eval()(vector, (28, 28))
