@@ -51,6 +51,7 @@ from models.metrics import knn_accuracy
 from models.randomness import seeded
 from models.tensors import to_float
 from tasks.params import Params
+from tasks.pretrain import view_policies
 
 RANDOM, PIXELS = "random encoder", "pixels"
 VIT = {"name": "test_vit", "patch_size": 4, "readout": {"grid": 1, "stages": 1}}
@@ -134,9 +135,7 @@ def pretrain(params: Any, store: PackedStore, seed: int, steps: int) -> Method:
 
     method = method_for(params, store, seed)
     rows = store.rows("train")
-    data = ViewsDataModule(
-        store, rows, params.augmentation, params.method.views, params.batch_size, seed
-    )
+    data = ViewsDataModule(store, rows, view_policies(params), params.batch_size, seed)
     # One long epoch to the schedule, which else counts whole ones.
     share = params.optimizer.warmup_epochs / params.epochs
     optimizer = params.optimizer.model_copy(update={"warmup_epochs": share})

@@ -25,8 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from data.augment import build_augmenter
-from data.datamodule import ViewsDataModule
+from data.datamodule import Views, ViewsDataModule
 from data.pack import pack
 from data.params import DataParams
 from data.store import PackedStore
@@ -36,6 +35,7 @@ from models.methods import build_method
 from models.methods.method import Method
 from models.optimizers import build_optimizer, decay_groups
 from tasks.params import Params, PretrainParams, load_params
+from tasks.pretrain import view_policies
 
 Batches = Iterator[dict[str, Any]]
 IMAGES = 8192
@@ -108,8 +108,7 @@ def lightning_speed(
     data = ViewsDataModule(
         store,
         store.rows("train"),
-        augmentation,
-        views=params.method.views,
+        view_policies(params.model_copy(update={"augmentation": augmentation})),
         batch_size=params.batch_size,
         seed=0,
         workers=workers,
@@ -131,11 +130,10 @@ def lightning_speed(
 
 def in_memory(params: PretrainParams, store: PackedStore) -> Batches:
     """The same batch of views again and again."""
-    manifest = store.manifest
-    augment = build_augmenter(params.augmentation, manifest["size"], manifest["channels"])
-    images = torch.from_numpy(store.gather(np.arange(params.batch_size)))
-    views = [augment(images, seed) for seed in range(params.method.views)]
-    return itertools.repeat({"views": views, "index": torch.arange(len(images))})
+    make_views = Views(view_policies(params), store.manifest["size"], store.manifest["channels"], 0)
+    index = torch.arange(params.batch_size)
+    images = torch.from_numpy(store.gather(index.numpy()))
+    return itertools.repeat({"views": make_views(images, 0, 0), "index": index})
 
 
 def lightly_batches(params: PretrainParams, store: PackedStore, workers: int) -> Batches:

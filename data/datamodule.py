@@ -7,7 +7,7 @@ fetched batches of epoch 0's order (Lightning-AI/pytorch-lightning issue 21938):
 no sampler that Lightning could set, and `ViewsDataModule.set_epoch` must be called before `fit`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
-from data.augment import Augmenter, build_augmenter
+from data.augment import build_augmenter
 from data.errors import DataError
 from data.params import AugmentationParams
 from data.randomness import keyed_seed
@@ -27,17 +27,19 @@ class BatchKey(NamedTuple):
 
     epoch: int
     step: int
-    rows: np.ndarray
+    places: np.ndarray
 
 
 class KeyedBatches:
     """Batch sampler: a permutation keyed by (seed, epoch), the incomplete last batch dropped.
 
+    Images go by their place among those trained on, from 0.
+
     Each pass is one epoch: its first batch moves on to the next; `set_epoch` says which is next.
     """
 
-    def __init__(self, rows: np.ndarray, batch_size: int, seed: int):
-        self._rows, self._batch_size, self._seed = rows, batch_size, seed
+    def __init__(self, images: int, batch_size: int, seed: int):
+        self._images, self._batch_size, self._seed = images, batch_size, seed
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -45,7 +47,7 @@ class KeyedBatches:
         self._epoch = epoch
 
     def __len__(self) -> int:
-        return len(self._rows) // self._batch_size
+        return self._images // self._batch_size
 
     def __iter__(self) -> Iterator[BatchKey]:
         # The epoch is taken now and not at the first batch: Lightning calls hooks in between. It
@@ -55,43 +57,54 @@ class KeyedBatches:
     def _batches(self, epoch: int) -> Iterator[BatchKey]:
         self._epoch = epoch + 1
         random = np.random.default_rng(keyed_seed(self._seed, "permutation", epoch))
-        order = random.permutation(self._rows)
+        order = random.permutation(self._images)
         for step in range(len(self)):
             start = step * self._batch_size
             yield BatchKey(epoch, step, order[start : start + self._batch_size])
 
 
 class PackedBatches(Dataset):
-    """Gathers a whole batch from the store at once; augments it here if an augmenter is given."""
+    """Gathers a whole batch from the store at once; augments it here if it is told the views."""
 
-    def __init__(self, store: PackedStore, views: "Views | None"):
-        self._store, self._views = store, views
+    def __init__(self, store: PackedStore, rows: np.ndarray, views: "Views | None"):
+        self._store, self._rows, self._views = store, rows, views
 
     def __getitems__(self, key: BatchKey) -> dict[str, Any]:
         """The batch that `key` names: "index" and "views", or "images" and "key" without them."""
-        images = torch.from_numpy(self._store.gather(key.rows))
-        index = torch.from_numpy(key.rows)
+        images = torch.from_numpy(self._store.gather(self._rows[key.places]))
+        index = torch.from_numpy(key.places)
         if self._views is None:
             return {"images": images, "index": index, "key": (key.epoch, key.step)}
         return {"views": self._views(images, key.epoch, key.step), "index": index}
 
 
 class Views:
-    """Several independent views of a batch, keyed by (seed, epoch, step, view)."""
+    """Several independent views of a batch, each keyed by (seed, epoch, step, its number).
 
-    def __init__(self, augmenter: Augmenter, count: int, seed: int):
-        self._augmenter, self._count, self._seed = augmenter, count, seed
+    Views of one policy are made in one call, in the order of their numbers.
+    """
+
+    def __init__(self, policies: Sequence[AugmentationParams], size: int, channels: int, seed: int):
+        self._seed = seed
+        numbers: dict[AugmentationParams, list[int]] = {}
+        for number, policy in enumerate(policies):
+            numbers.setdefault(policy, []).append(number)
+        self._numbers = list(numbers.values())
+        self._augmenters = [build_augmenter(policy, size, channels) for policy in numbers]
 
     def __call__(self, images: torch.Tensor, epoch: int, step: int) -> list[torch.Tensor]:
-        """`count` tensors (N, C, H, W), float32 in [0, 1]."""
-        return [
-            self._augmenter(images, keyed_seed(self._seed, "augmentation", epoch, step, view))
-            for view in range(self._count)
-        ]
+        """A tensor (N, C, S, S) of each view, float32 in [0, 1]."""
+        views: dict[int, torch.Tensor] = {}
+        for augment, numbers in zip(self._augmenters, self._numbers, strict=True):
+            seeds = [keyed_seed(self._seed, "augmentation", epoch, step, n) for n in numbers]
+            views.update(zip(numbers, augment(images, *seeds).chunk(len(seeds)), strict=True))
+        return [views[number] for number in sorted(views)]
 
 
 class ViewsDataModule(LightningDataModule):
-    """Training batches ``{"views": list of (N, C, H, W) in [0, 1], "index": (N,) store rows}``.
+    """Training batches ``{"views": list of (N, C, S, S) in [0, 1], "index": (N,)}``.
+
+    `index` holds the images' places among `rows`, from 0; a view's S is its policy's.
 
     The batched engine augments on the device, after the transfer of the uint8 images; the
     albumentations engine in the workers.
@@ -99,8 +112,7 @@ class ViewsDataModule(LightningDataModule):
     Args:
         store: Where the images are.
         rows: Rows of the store to train on.
-        augmentation: How a view is made.
-        views: Views of each image.
+        views: How each view of an image is made; all by the same engine.
         batch_size: Images in a batch.
         seed: Decides order and views.
         workers: Processes that prepare batches; they change the speed and nothing else.
@@ -113,8 +125,7 @@ class ViewsDataModule(LightningDataModule):
         self,
         store: PackedStore,
         rows: np.ndarray,
-        augmentation: AugmentationParams,
-        views: int,
+        views: Sequence[AugmentationParams],
         batch_size: int,
         seed: int,
         workers: int = 0,
@@ -125,12 +136,12 @@ class ViewsDataModule(LightningDataModule):
                 f"a batch of {batch_size} images cannot be made of {len(rows)}; lower batch_size."
             )
         manifest = store.manifest
-        augmenter = build_augmenter(augmentation, manifest["size"], manifest["channels"])
-        make_views = Views(augmenter, views, seed)
-        on_device = augmentation.engine == "batched"
+        make_views = Views(views, manifest["size"], manifest["channels"], seed)
+        on_device = views[0].engine == "batched"
         self._device_views = make_views if on_device else None
-        self._dataset = PackedBatches(store, None if on_device else make_views)
-        self._batches = KeyedBatches(np.asarray(rows, np.int64), batch_size, seed)
+        rows = np.asarray(rows, np.int64)
+        self._dataset = PackedBatches(store, rows, None if on_device else make_views)
+        self._batches = KeyedBatches(len(rows), batch_size, seed)
         self._workers = workers
 
     def set_epoch(self, epoch: int) -> None:

@@ -18,6 +18,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from data.datamodule import ViewsDataModule
+from data.params import AugmentationParams
 from data.shards import images_within
 from data.splits import draw_labels
 from data.store import PackedStore, evenly_spread
@@ -25,6 +26,7 @@ from models.encoders import build_encoder
 from models.errors import UnhealthyError
 from models.methods import build_method
 from models.methods.method import Method
+from models.methods.params import MultiCropSettings
 from models.modes import evaluating
 from models.monitors import CollapseMonitor, EpochHistory, OnlineKNN
 from models.pretraining import Pretraining
@@ -52,11 +54,11 @@ def pretrain(run: Stage) -> None:
     encoder = build_encoder(params.encoder, **shape, seed=params.seed)
     method = build_method(params.method, encoder, seed=params.seed)
     rows = store.rows("train")
+    method.expect(len(rows))
     data = ViewsDataModule(
         store,
         rows,
-        params.augmentation,
-        views=params.method.views,
+        view_policies(params),
         batch_size=params.batch_size,
         seed=params.seed,
         workers=params.workers,
@@ -96,6 +98,16 @@ def _pictures(method: Method, images: torch.Tensor, seed: int) -> dict[str, torc
         made = method.pictures(whole)
     rows = {"training images": whole, **made} if made else {}
     return {caption: row.float().cpu() for caption, row in rows.items()}
+
+
+def view_policies(params: PretrainParams) -> list[AugmentationParams]:
+    """How each view is made that the method takes: its views, then its small crops, if any."""
+    method, policy = params.method, params.augmentation
+    policies = [policy] * method.views
+    if isinstance(method, MultiCropSettings):
+        crops = {"view_size": method.local_size, "crop_scale": method.local_crop_scale}
+        policies += [policy.model_copy(update=crops)] * method.local_views
+    return policies
 
 
 def _described(params: PretrainParams) -> dict[str, Any]:

@@ -11,19 +11,20 @@ if TYPE_CHECKING:
 
 
 class Augmenter(Protocol):
-    """Makes one random view of each image of a batch."""
+    """Makes random views of each image of a batch."""
 
-    def __call__(self, images: torch.Tensor, seed: int) -> torch.Tensor:
-        """One view each.
+    def __call__(self, images: torch.Tensor, *seeds: int) -> torch.Tensor:
+        """One view of each image for each seed.
 
         Args:
             images: (N, H, W, C) uint8.
-            seed: Decides everything that is drawn: the same images, order and seed give the same
-                views.
+            *seeds: Each decides everything that its views draw: the same images, order and seed
+                give the same views, whatever other seeds there are.
 
         Returns:
-            (N, C, S, S) float32 in [0, 1], in channels_last memory, on the device of `images`; S
-            is the policy's `view_size`, or the images' own size.
+            (N, C, S, S) for each seed, one after the other: float32 in [0, 1], in channels_last
+            memory, on the device of `images`; S is the policy's `view_size`, or the images' own
+            size.
         """
         ...
 

@@ -20,15 +20,17 @@ class AlbumentationsAugmenter:
         self._shape = (params.view_size or size, params.view_size or size, channels)
         self._compose = A.Compose(_transforms(params, size, channels))
 
-    def __call__(self, images: torch.Tensor, seed: int) -> torch.Tensor:
+    def __call__(self, images: torch.Tensor, *seeds: int) -> torch.Tensor:
         """See `data.augment.Augmenter`."""
         pixels = images.cpu().numpy()
-        views = np.empty((len(pixels), *self._shape), np.uint8)
-        for position, image in enumerate(pixels):
-            # Albumentations ignores the global seeds; it takes its own, of 32 bits.
-            self._compose.set_random_seed(keyed_seed(seed, position) % 2**32)
-            views[position] = self._compose(image=image)["image"].reshape(self._shape)
-        return to_float(torch.from_numpy(views).to(images.device))
+        views = np.empty((len(seeds), len(pixels), *self._shape), np.uint8)
+        for number, seed in enumerate(seeds):
+            for position, image in enumerate(pixels):
+                # Albumentations ignores the global seeds; it takes its own, of 32 bits.
+                self._compose.set_random_seed(keyed_seed(seed, position) % 2**32)
+                view = self._compose(image=image)["image"]
+                views[number, position] = view.reshape(self._shape)
+        return to_float(torch.from_numpy(views).flatten(0, 1).to(images.device))
 
 
 def _transforms(params: AugmentationParams, size: int, channels: int) -> list:

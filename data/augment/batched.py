@@ -1,6 +1,11 @@
-"""The policy on a whole batch at once, in torch, on the device that the batch is on."""
+"""The policy on a whole batch at once, in torch, on the device that the batch is on.
 
-from collections.abc import Callable
+Views of one call go through it together, as one batch of all of them: the kernels are called once
+for all, and the images become floats once. Each view draws from a stream of its own, so it is the
+same without the others (a blurred one but for its last bits).
+"""
+
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -24,35 +29,59 @@ class BatchedAugmenter:
         self._size = params.view_size or size
         self._channels = channels
 
-    def __call__(self, images: torch.Tensor, seed: int) -> torch.Tensor:
-        """See `data.augment.Augmenter`."""
-        params, count, device = self._params, len(images), images.device
-        generator = torch.Generator().manual_seed(seed)
+    def __call__(self, images: torch.Tensor, *seeds: int) -> torch.Tensor:
+        """See `data.augment.Augmenter`; all views in one pass."""
+        drawn = self._draw_all(images, seeds)
+        device = images.device
         # Channels apart until the end: colours are then sums of whole planes.
-        views = to_float(images).contiguous()
+        views = to_float(images).contiguous().repeat(len(seeds), 1, 1, 1)
+        if "theta" in drawn:
+            views = warp(views, drawn["theta"].to(device), self._size)
+        jitter = {name: drawn[name].to(device) for name in policy.JITTER if name in drawn}
+        views = _jitter(views, jitter)
+        if "grey" in drawn:
+            _replace(views, drawn["grey"], _grey_rgb)
+        if "blurred" in drawn:
+            sigma = drawn["sigma"][drawn["blurred"]].to(device)
+            _replace(views, drawn["blurred"], lambda some: blur(some, sigma))
+        if "solarized" in drawn:
+            _replace(views, drawn["solarized"], _solarized)
+        if "noise" in drawn:
+            views = drawn["noise"].add_(views).clamp_(0, 1)
+        if "erased" in drawn:
+            boxes, colours = (drawn[k][drawn["erased"]].to(device) for k in ("boxes", "colours"))
+            _replace(views, drawn["erased"], lambda some: erase(some, boxes, colours))
+        return views.contiguous(memory_format=torch.channels_last)
+
+    def _draw_all(self, images: torch.Tensor, seeds: Sequence[int]) -> dict[str, torch.Tensor]:
+        """What all views draw, one view after the other, each as if it were alone."""
+        views = [self._draw(images, torch.Generator().manual_seed(seed)) for seed in seeds]
+        return {name: torch.cat([drawn[name] for drawn in views]) for name in views[0]}
+
+    def _draw(self, images: torch.Tensor, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """What one view draws: (N, ...) of each knob that is on, in the order of the knobs."""
+        params, count = self._params, len(images)
+        drawn = {}
         theta = policy.draw_geometry(params, count, generator)
         if theta is None and self._size != images.shape[1]:
             theta = torch.eye(2, 3).expand(count, 2, 3)
         if theta is not None:
-            views = warp(views, theta.to(device), self._size)
-        jitter = policy.draw_jitter(params, count, generator)
-        views = _jitter(views, {name: value.to(device) for name, value in jitter.items()})
+            drawn["theta"] = theta
+        drawn |= policy.draw_jitter(params, count, generator)
         if params.grayscale and self._channels == 3:
-            _replace(views, policy.chosen(count, params.grayscale, generator), _grey_rgb)
+            drawn["grey"] = policy.chosen(count, params.grayscale, generator)
         if params.blur:
-            applied = policy.chosen(count, params.blur, generator)
-            sigma = policy.uniform(count, *params.blur_sigma, generator)[applied].to(device)
-            _replace(views, applied, lambda some: blur(some, sigma))
+            drawn["blurred"] = policy.chosen(count, params.blur, generator)
+            drawn["sigma"] = policy.uniform(count, *params.blur_sigma, generator)
         if params.solarize:
-            _replace(views, policy.chosen(count, params.solarize, generator), _solarized)
+            drawn["solarized"] = policy.chosen(count, params.solarize, generator)
         if params.noise:
-            views = _add_noise(views, params.noise, generator)
+            shape = (count, self._channels, self._size, self._size)
+            drawn["noise"] = _noise(shape, params.noise, generator, images.device)
         if params.erase:
-            boxes, applied = policy.draw_erased(params, count, generator)
-            boxes = boxes[applied].to(device)
-            colours = torch.rand(count, self._channels, generator=generator)[applied].to(device)
-            _replace(views, applied, lambda some: erase(some, boxes, colours))
-        return views.contiguous(memory_format=torch.channels_last)
+            drawn["boxes"], drawn["erased"] = policy.draw_erased(params, count, generator)
+            drawn["colours"] = torch.rand(count, self._channels, generator=generator)
+        return drawn
 
 
 def warp(images: torch.Tensor, theta: torch.Tensor, size: int) -> torch.Tensor:
@@ -177,12 +206,13 @@ def blur_matrix(sigma: torch.Tensor, size: int) -> torch.Tensor:
     return matrix.scatter_add_(2, index, weights[:, None, :].expand_as(index))
 
 
-def _add_noise(views: torch.Tensor, std: float, generator: torch.Generator) -> torch.Tensor:
-    if views.device.type != "cpu":
+def _noise(
+    shape: Sequence[int], std: float, generator: torch.Generator, device: torch.device
+) -> torch.Tensor:
+    if device.type != "cpu":
         seed = int(torch.randint(2**62, (), generator=generator))
-        generator = torch.Generator(views.device).manual_seed(seed)
-    noise = torch.empty(views.shape, device=views.device).normal_(0, std, generator=generator)
-    return noise.add_(views).clamp_(0, 1)
+        generator = torch.Generator(device).manual_seed(seed)
+    return torch.empty(shape, device=device).normal_(0, std, generator=generator)
 
 
 def erase(views: torch.Tensor, boxes: torch.Tensor, colours: torch.Tensor) -> torch.Tensor:

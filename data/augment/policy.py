@@ -11,6 +11,7 @@ import torch
 from data.params import AugmentationParams
 
 CROP_TRIES = 10
+JITTER = ("brightness", "contrast", "saturation", "hue")
 ERASE_RATIO = (0.3, 3.3)
 """Width over height of the erased rectangle (Zhong et al. 2017, arXiv:1708.04896)."""
 
@@ -100,7 +101,7 @@ def draw_jitter(
     """
     applied = chosen(count, params.jitter_p, generator)
     draws = {}
-    for name in ("brightness", "contrast", "saturation", "hue"):
+    for name in JITTER:
         strength = getattr(params, name)
         if strength and params.jitter_p:
             neutral = 0.0 if name == "hue" else 1.0

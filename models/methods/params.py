@@ -2,8 +2,23 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+)
 
+
+def _ordered(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[0] > pair[1]:
+        raise ValueError(f"the range runs from {pair[0]} down to {pair[1]}; write the lower first")
+    return pair
+
+
+Share = Annotated[float, Field(gt=0, le=1)]
 Temperature = Annotated[
     float, Field(gt=0, description="Of the softmax; lower looks harder at the nearest images.")
 ]
@@ -41,6 +56,23 @@ class MethodSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     views: ClassVar[int] = 2
+
+
+class MultiCropSettings(MethodSettings):
+    """What methods share that compare small crops with views (SwAV, section 3.3).
+
+    A batch holds the views first, then the small crops.
+    """
+
+    local_views: NonNegativeInt = Field(
+        4, description="Small crops of each image, besides its two views; 0 does without."
+    )
+    local_size: int = Field(12, ge=8, le=1024, description="Side of a small crop in pixels.")
+    local_crop_scale: Annotated[tuple[Share, Share], AfterValidator(_ordered)] = Field(
+        (0.1, 0.4),
+        description="Range of a small crop's share of the image's area; that of the views is "
+        "augmentation.crop_scale.",
+    )
 
 
 class SimCLRParams(MethodSettings):

@@ -3,18 +3,26 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
-from data.datamodule import ViewsDataModule
+from data.augment import batched, build_augmenter
+from data.datamodule import Views, ViewsDataModule
 from data.errors import DataError
 from data.params import AugmentationParams
+from data.randomness import keyed_seed
 
 ENGINES = ("batched", "albumentations")
 POLICY = {"crop_scale": (0.3, 1.0), "hflip": 0.5, "brightness": 0.4, "noise": 0.02}
+LOCAL = {"view_size": 8, "crop_scale": (0.1, 0.3)}
+
+
+def policies(engine, local=2):
+    """Two views and some small crops."""
+    policy = AugmentationParams(engine=engine, **POLICY)
+    return [policy] * 2 + [policy.model_copy(update=LOCAL)] * local
 
 
 def datamodule(store, engine="batched", workers=0, seed=3, batch_size=16):
-    augmentation = AugmentationParams(engine=engine, **POLICY)
     rows = store.rows("train")
-    return ViewsDataModule(store, rows, augmentation, 2, batch_size, seed, workers)
+    return ViewsDataModule(store, rows, policies(engine), batch_size, seed, workers)
 
 
 def epochs(module, count):
@@ -55,19 +63,48 @@ def test_an_epoch_shows_every_image_at_most_once_in_a_new_order(numbered_store):
     )
     for order in (first, second):
         assert len(order) == 80 == len(order.unique())
-        assert np.isin(order, numbered_store.rows("train")).all()
+        assert order.dtype == torch.int64
+        assert order.min() >= 0 and order.max() < 90
     assert not torch.equal(first, second)
 
 
-def test_both_views_are_of_the_named_image_and_differ(numbered_store):
-    module = ViewsDataModule(
-        numbered_store, numbered_store.rows("train"), AugmentationParams(noise=0.001), 2, 16, 0
-    )
-    for batch in epochs(module, 1)[0]:
-        expected = numbered_store.gather(batch["index"].numpy()).mean(axis=(1, 2, 3))
+@pytest.mark.parametrize("engine", ENGINES)
+def test_all_views_are_of_the_image_in_the_named_place_and_differ(numbered_store, engine):
+    noisy = AugmentationParams(engine=engine, noise=0.01)
+    views = [noisy, noisy, *[noisy.model_copy(update=LOCAL)] * 2]
+    rows = numbered_store.rows("train")[::-2]
+    for batch in epochs(ViewsDataModule(numbered_store, rows, views, 16, 0), 1)[0]:
+        expected = numbered_store.gather(rows[batch["index"].numpy()]).mean(axis=(1, 2, 3))
+        assert len(np.unique(expected)) == 16
+        assert [view.shape[2] for view in batch["views"]] == [16, 16, 8, 8]
         for view in batch["views"]:
-            assert np.allclose(view.mean(dim=(1, 2, 3)) * 255, expected, atol=0.3)
-        assert not torch.equal(*batch["views"])
+            assert np.allclose(view.mean(dim=(1, 2, 3)) * 255, expected, atol=0.95)
+        for first, second in (batch["views"][:2], batch["views"][2:]):
+            assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_views_are_the_same_beside_any_others(numbered_store, engine):
+    """A view is keyed by its number alone, and made as if it were made alone."""
+    images = torch.from_numpy(numbered_store.gather(numbered_store.rows("train")[:20]))
+    together = Views(policies(engine, local=3), 16, 1, seed=3)(images, epoch=1, step=2)
+    two = Views(policies(engine, local=0), 16, 1, seed=3)(images, epoch=1, step=2)
+    for number, (view, policy) in enumerate(zip(together, policies(engine, 3), strict=True)):
+        seed = keyed_seed(3, "augmentation", 1, 2, number)
+        assert torch.equal(view, build_augmenter(policy, 16, 1)(images, seed)), number
+        assert view.is_contiguous(memory_format=torch.channels_last)
+    assert all(map(torch.equal, together[:2], two))
+
+
+def test_crops_of_one_policy_are_resampled_in_one_pass(numbered_store, monkeypatch):
+    images = torch.from_numpy(numbered_store.gather(numbered_store.rows("train")[:20]))
+    passes = []
+    warp = batched.warp
+    monkeypatch.setattr(
+        batched, "warp", lambda views, *rest: passes.append(len(views)) or warp(views, *rest)
+    )
+    Views(policies("batched", local=4), 16, 1, seed=0)(images, 0, 0)
+    assert passes == [2 * 20, 4 * 20]
 
 
 def test_another_seed_gives_another_order_and_other_views(numbered_store):
@@ -90,7 +127,9 @@ class Witness(LightningModule):
 
     def training_step(self, batch, _):
         shown = self.seen.setdefault(self.current_epoch, [])
-        shown.append((batch["index"].tolist(), float(batch["views"][1].double().sum())))
+        shown.append(
+            (batch["index"].tolist(), [float(view.double().sum()) for view in batch["views"]])
+        )
         return self.weight * 0
 
     def configure_optimizers(self):
