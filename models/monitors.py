@@ -20,29 +20,42 @@ _REMEDY = "lower pretrain.optimizer.lr, raise batch_size, or weaken pretrain.aug
 
 
 class CollapseMonitor(Callback):
-    """Measures `rankme` and `feature_std` each epoch and stops a run that has collapsed.
+    """Measures rank and spread of features and embeddings, and stops a run that has collapsed.
 
-    Label-free: encoder features of fixed images, and the embeddings of the epoch's last batch
-    (`embedding_std`), where a collapse of the head shows first. A loss that is no number
-    stops the run within `every` steps, a weight that is none at the end of the epoch: callbacks
-    that save must come after this one, then what they saved last is healthy.
+    Label-free: encoder features of fixed images (`rankme`, `feature_std`), and the embeddings of
+    the epoch's last batch (`embedding_rank`, `embedding_std`), where a collapse of the head shows
+    first. Rank and spread see different ones: all embeddings near one point, or all on one line,
+    where a last batch norm holds their spread up. A loss that is no number stops the run within
+    `every` steps, a weight that is none at the end of the epoch: callbacks that save must come
+    after this one, then what they saved last is healthy.
 
     Args:
         images: uint8 (N, H, W, C) or float (N, C, H, W) in [0, 1]; some hundreds do.
-        min_spread: Collapse is a feature_std below this share of the healthy 1/sqrt(D).
+        min_spread: Collapse is a spread below this share of the healthy 1/sqrt(D).
         min_rank: Collapse is a rankme below this; all images on one line have 1.
+        min_embedding_rank: Collapse is an embedding_rank below this; higher, since augmentation
+            adds some noise to a line. Where there are fewer than `ENOUGH` embeddings or
+            dimensions, a low rank is no sign.
         every: Steps between looks at the loss; each look waits for the device.
 
     Raises:
         UnhealthyError: Out of `trainer.fit`, saying what was measured and what to try.
     """
 
+    ENOUGH = 8
+
     def __init__(
-        self, images: Tensor, min_spread: float = 0.01, min_rank: float = 1.05, every: int = 20
+        self,
+        images: Tensor,
+        min_spread: float = 0.01,
+        min_rank: float = 1.05,
+        min_embedding_rank: float = 1.2,
+        every: int = 20,
     ):
         self.images = images
         self.min_spread = min_spread
         self.min_rank = min_rank
+        self.min_embedding_rank = min_embedding_rank
         self.every = every
         self._embeddings: Tensor | None = None
 
@@ -69,26 +82,35 @@ class CollapseMonitor(Callback):
                     f"pretraining diverged: after epoch {epoch} {name} holds what is no number; "
                     f"{_REMEDY}"
                 )
-        rank = rankme(features)
-        pl_module.log("rankme", rank)
-        spreads = {"feature_std": features}
-        if self._embeddings is not None:
-            spreads["embedding_std"] = self._embeddings
-        if rank < self.min_rank:
+        self._judge(pl_module, epoch, features, "rankme", "feature_std", self.min_rank)
+        if (embeddings := self._embeddings) is not None:
+            least = self.min_embedding_rank if min(embeddings.shape) >= self.ENOUGH else 0.0
+            self._judge(pl_module, epoch, embeddings, "embedding_rank", "embedding_std", least)
+
+    def _judge(
+        self,
+        module: LightningModule,
+        epoch: int,
+        values: Tensor,
+        rank_name: str,
+        spread_name: str,
+        least: float,
+    ) -> None:
+        rank, spread = rankme(values), feature_std(values)
+        module.log(rank_name, rank)
+        module.log(spread_name, spread)
+        if rank < least:
             raise UnhealthyError(
-                f"pretraining collapsed: after epoch {epoch} rankme is {rank:.3g} "
-                f"of {features.shape[1]}, so all images share one direction; {_REMEDY}"
+                f"pretraining collapsed: after epoch {epoch} {rank_name} is {rank:.3g} "
+                f"of {values.shape[1]}, so all images share one direction; {_REMEDY}"
             )
-        for name, values in spreads.items():
-            spread = feature_std(values)
-            pl_module.log(name, spread)
-            healthy = values.shape[1] ** -0.5
-            if not spread >= self.min_spread * healthy:
-                raise UnhealthyError(
-                    f"pretraining collapsed: after epoch {epoch} {name} is "
-                    f"{spread:.3g}, where {healthy:.3g} is healthy, so all images look alike to "
-                    f"the encoder; {_REMEDY}"
-                )
+        healthy = values.shape[1] ** -0.5
+        if not spread >= self.min_spread * healthy:
+            raise UnhealthyError(
+                f"pretraining collapsed: after epoch {epoch} {spread_name} is "
+                f"{spread:.3g}, where {healthy:.3g} is healthy, so all images look alike to "
+                f"the encoder; {_REMEDY}"
+            )
 
 
 class OnlineKNN(Callback):

@@ -43,6 +43,11 @@ class Pretraining(LightningModule):
         self.seed = seed
         self._sums: dict[str, Tensor] = {}
 
+    def on_train_epoch_start(self) -> None:
+        """Let the method prepare; on a resume from what the checkpoint brought back."""
+        with seeded(self.seed, "epoch", self.current_epoch):
+            self.method.before_epoch()
+
     def training_step(self, batch: dict, batch_idx: int) -> StepOutput:
         """Give the method's output for the batch, embeddings detached."""
         with seeded(self.seed, "step", self.global_step):

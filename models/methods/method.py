@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import NotRequired, TypedDict
 
+import torch
 from torch import Tensor, nn
 
 from models.encoders import Encoder
@@ -39,13 +40,17 @@ class Method(nn.Module, ABC):
     def expect(self, images: int) -> None:
         """Learn, before the first step, of how many images `index` of a batch tells them apart."""
 
+    def before_epoch(self) -> None:
+        """Prepare for an epoch, before its first batch; randomness is keyed by seed and epoch."""
+
     @abstractmethod
     def training_step(self, batch: dict) -> StepOutput:
         """Give the loss of a batch.
 
         Args:
             batch: `views`, float images (N, C, H, W) in [0, 1] each, as many as the settings ask
-                for; and `index` (N,) int64, from 0 to below what `expect` was told.
+                for, small crops last; and `index` (N,) int64, from 0 to below what `expect` was
+                told.
         """
 
     def after_step(self, progress: float) -> None:
@@ -83,3 +88,19 @@ def two_views(batch: dict) -> tuple[Tensor, Tensor]:
         raise ModelError(f"this method compares two views of an image, got {len(batch['views'])}")
     first, second = batch["views"]
     return first, second
+
+
+def encode_crops(encoder: Encoder, batch: dict, local_views: int) -> Tensor:
+    """Encode two views and small crops, those of one size in one pass (SwAV, section 3.3).
+
+    Returns:
+        ((2 + local_views) * N, D) features, one crop of all images after the other.
+    """
+    views = batch["views"]
+    if len(views) != 2 + local_views:
+        raise ModelError(
+            f"this method compares two views and {local_views} small crops of an image, "
+            f"got {len(views)}"
+        )
+    sizes = (views[:2], views[2:]) if local_views else (views,)
+    return torch.cat([encoder(torch.cat(crops)) for crops in sizes])

@@ -46,7 +46,10 @@ class Counting(Method):
 
     def __init__(self, encoder):
         super().__init__(encoder)
-        self.steps, self.told, self.weights = 0.0, [], []
+        self.steps, self.told, self.weights, self.epochs = 0.0, [], [], []
+
+    def before_epoch(self):
+        self.epochs.append((self.steps, torch.rand(()).item()))
 
     def training_step(self, batch):
         loss = self.encoder(batch["views"][0]).square().mean()
@@ -62,7 +65,9 @@ class Counting(Method):
         return next(self.encoder.parameters()).sum().item()
 
 
-def train(method, callbacks=(), epochs=EPOCHS, optimizer=None, stop_after=None, resume=None):
+def train(
+    method, callbacks=(), epochs=EPOCHS, optimizer=None, stop_after=None, resume=None, views=None
+):
     module = Pretraining(method, optimizer or OptimizerParams(lr=5e-3), epochs, STEPS, seed=1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -75,7 +80,7 @@ def train(method, callbacks=(), epochs=EPOCHS, optimizer=None, stop_after=None, 
             enable_model_summary=False,
             callbacks=list(callbacks),
         )
-        trainer.fit(module, DataLoader(Views(), batch_size=None), ckpt_path=resume)
+        trainer.fit(module, DataLoader(views or Views(), batch_size=None), ckpt_path=resume)
     return trainer
 
 
@@ -91,8 +96,8 @@ def test_healthy_run_finishes_and_its_history_holds_every_number():
     train(method, [CollapseMonitor(images), OnlineKNN(images, labels, k=5), history])
     assert [row["epoch"] for row in history.rows] == [0, 1, 2]
     for row in history.rows:
-        expected = {"epoch", "loss", "lr", "rankme", "feature_std", "embedding_std", "knn"}
-        assert set(row) == expected
+        watched = {"rankme", "feature_std", "embedding_rank", "embedding_std", "knn"}
+        assert set(row) == {"epoch", "loss", "lr"} | watched
         assert 1 <= row["rankme"] <= method.encoder.features_dim
     assert told == history.rows
     assert history.rows[-1]["loss"] < history.rows[0]["loss"]
@@ -109,6 +114,17 @@ def test_method_is_told_the_progress_after_each_step_and_its_metrics_are_average
     train(method, [history])
     assert method.told == [step / (EPOCHS * STEPS) for step in range(EPOCHS * STEPS)]
     assert [row["steps"] for row in history.rows] == [2.5, 6.5, 10.5]
+
+
+def test_method_is_told_of_each_epoch_before_its_first_step_with_draws_keyed_by_it(tmp_path):
+    whole, first, rest = (Counting(small_encoder()) for _ in range(3))
+    train(whole)
+    assert [steps for steps, _ in whole.epochs] == [0, STEPS, 2 * STEPS]
+    assert len({draw for _, draw in whole.epochs}) == EPOCHS
+    train(first, stop_after=2).save_checkpoint(tmp_path / "epoch.ckpt")
+    train(rest, resume=tmp_path / "epoch.ckpt")
+    draws = [draw for _, draw in first.epochs + rest.epochs]
+    assert draws == [draw for _, draw in whole.epochs]
 
 
 def test_collapsed_run_is_stopped_with_an_explanation():
