@@ -39,6 +39,9 @@ ProjectorAndEmbeddings = Annotated[
 PredictorHidden = Annotated[
     PositiveInt, Field(description="Width of the predictor's hidden layer.")
 ]
+FrozenSteps = Annotated[
+    NonNegativeInt, Field(description="First steps in which the prototypes stay as they are.")
+]
 
 DecoderWidth = Annotated[
     PositiveInt,
@@ -260,6 +263,54 @@ class PixelCNNParams(MethodSettings):
     alone: float = Field(
         0.25, gt=0, lt=1, description="Share of images that the decoder is told nothing of."
     )
+class SwAVParams(MultiCropSettings):
+    """SwAV (Caron et al. 2020): predicts the clusters of a view, shared out evenly, from crops."""
+
+    name: Literal["swav"] = Field("swav", description="The method.")
+    temperature: Temperature = 0.1
+    epsilon: float = Field(
+        0.05, gt=0, description="Smoothness of the shares; near 0 each view has one prototype."
+    )
+    prototypes: PositiveInt = Field(
+        128, description="Directions that views are shared out among; fewer than batch_size."
+    )
+    frozen_steps: FrozenSteps = 100
+    projector_hidden: ProjectorHidden = 256
+    projector_dim: Embeddings = 128
+
+
+class DINOParams(MultiCropSettings):
+    """DINO (Caron et al. 2021): gives for crops what its own average gives for whole views."""
+
+    name: Literal["dino"] = Field("dino", description="The method.")
+    temperature: Temperature = 0.1
+    teacher_temperatures: tuple[Temperature, Temperature] = Field(
+        (0.04, 0.07), description="Of the teacher, at first and after its warm-up."
+    )
+    warmup: float = Field(
+        0.3, ge=0, le=1, description="Share of the run in which the teacher's temperature rises."
+    )
+    momentum: RisingMomentum = 0.99
+    centre_momentum: float = Field(
+        0.9, ge=0, le=1, description="Share of itself that the centre keeps at each step."
+    )
+    prototypes: PositiveInt = Field(512, description="Width of the output, K.")
+    frozen_steps: FrozenSteps = 100
+    projector_hidden: ProjectorTwoHidden = 256
+    projector_dim: PositiveInt = Field(128, description="Width of the bottleneck before the last.")
+    projector_norm: bool = Field(True, description="TEMP.")
+
+
+class DeepClusterV2Params(MultiCropSettings):
+    """DeepCluster v2 (Caron et al. 2020): clusters of former embeddings are the classes."""
+
+    name: Literal["deepcluster-v2"] = Field("deepcluster-v2", description="The method.")
+    temperature: Temperature = 0.1
+    clusters: PositiveInt = Field(
+        256, description="Of k-means, as each epoch begins; at most as many as there are images."
+    )
+    projector_hidden: ProjectorHidden = 256
+    projector_dim: Embeddings = 128
 
 
 MethodParams = Annotated[
@@ -278,5 +329,8 @@ MethodParams = Annotated[
     | InpaintingParams
     | ColorizationParams
     | PixelCNNParams,
+    | SwAVParams
+    | DINOParams
+    | DeepClusterV2Params,
     Field(discriminator="name"),
 ]

@@ -8,7 +8,9 @@ from models.methods.autoencoder import Autoencoder
 from models.methods.barlow_twins import BarlowTwins
 from models.methods.byol import BYOL
 from models.methods.colorization import Colorization
+from models.methods.deepcluster_v2 import DeepClusterV2
 from models.methods.denoising_autoencoder import DenoisingAutoencoder
+from models.methods.dino import DINO
 from models.methods.inpainting import Inpainting
 from models.methods.lejepa import LeJEPA
 from models.methods.method import Method
@@ -18,6 +20,7 @@ from models.methods.nnclr import NNCLR
 from models.methods.pixelcnn import PixelCNN
 from models.methods.simclr import SimCLR
 from models.methods.simsiam import SimSiam
+from models.methods.swav import SwAV
 from models.methods.vae import VAE
 from models.methods.vicreg import VICReg
 
@@ -28,6 +31,8 @@ METHODS: dict[str, Callable[[Any, Encoder], Method]] = {
     "colorization": Colorization,
     "denoising-autoencoder": DenoisingAutoencoder,
     "inpainting": Inpainting,
+    "deepcluster-v2": DeepClusterV2,
+    "dino": DINO,
     "lejepa": LeJEPA,
     "moco-v2": MoCoV2,
     "moco-v3": MoCoV3,
@@ -36,5 +41,6 @@ METHODS: dict[str, Callable[[Any, Encoder], Method]] = {
     "simclr": SimCLR,
     "simsiam": SimSiam,
     "vae": VAE,
+    "swav": SwAV,
     "vicreg": VICReg,
 }

@@ -16,6 +16,7 @@ from tasks.scratch import keep
 from tests.tasks.small_stages import make_stage, prepare
 
 EPOCHS, STEPS = 5, 3
+CROPS = {"local_views": 2, "local_size": 8}
 ENGINES = ("batched", "albumentations")
 
 
@@ -85,10 +86,13 @@ def test_run_cut_short_goes_on_to_the_same_bytes(engine, workers):
         {"name": "byol", "momentum": 0.9},
         {"name": "nnclr", "support": 40},
         {"name": "lejepa"},
+        {"name": "swav", "prototypes": 12, "frozen_steps": 7, **CROPS},
+        {"name": "dino", "prototypes": 12, "frozen_steps": 7, "momentum": 0.9, **CROPS},
+        {"name": "deepcluster-v2", "clusters": 5, **CROPS},
     ],
     ids=lambda method: method["name"],
 )
-def test_teachers_queues_and_draws_of_a_run_cut_short_go_on_as_they_were(method):
+def test_teachers_queues_banks_and_draws_of_a_run_cut_short_go_on_as_they_were(method):
     whole = run_for(method=method)
     clear()
     assert run_for(steps=8, method=method) == {}
