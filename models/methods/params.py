@@ -263,6 +263,8 @@ class PixelCNNParams(MethodSettings):
     alone: float = Field(
         0.25, gt=0, lt=1, description="Share of images that the decoder is told nothing of."
     )
+
+
 class SwAVParams(MultiCropSettings):
     """SwAV (Caron et al. 2020): predicts the clusters of a view, shared out evenly, from crops."""
 
@@ -328,7 +330,7 @@ MethodParams = Annotated[
     | VAEParams
     | InpaintingParams
     | ColorizationParams
-    | PixelCNNParams,
+    | PixelCNNParams
     | SwAVParams
     | DINOParams
     | DeepClusterV2Params,

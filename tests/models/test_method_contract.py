@@ -42,9 +42,8 @@ def settings(name):
 
 
 def views(name, channels, size, count=4):
-    """As many views as the method takes, each the image under noise of its own."""
-    channels = CHANNELS.get(name, channels)
     """As many views as the method takes, each the image under noise of its own; then crops."""
+    channels = CHANNELS.get(name, channels)
     generator = torch.Generator().manual_seed(7)
     image = torch.rand(count, channels, size, size, generator=generator)
     noise = torch.rand(views_of(name), count, channels, size, size, generator=generator)
