@@ -12,12 +12,16 @@ from models.methods.deepcluster_v2 import DeepClusterV2
 from models.methods.denoising_autoencoder import DenoisingAutoencoder
 from models.methods.dino import DINO
 from models.methods.inpainting import Inpainting
+from models.methods.jigsaw import Jigsaw
 from models.methods.lejepa import LeJEPA
 from models.methods.method import Method
 from models.methods.moco_v2 import MoCoV2
 from models.methods.moco_v3 import MoCoV3
 from models.methods.nnclr import NNCLR
 from models.methods.pixelcnn import PixelCNN
+from models.methods.relative_position import RelativePosition
+from models.methods.relative_rotation import RelativeRotation
+from models.methods.rotation import Rotation
 from models.methods.simclr import SimCLR
 from models.methods.simsiam import SimSiam
 from models.methods.swav import SwAV
@@ -33,11 +37,15 @@ METHODS: dict[str, Callable[[Any, Encoder], Method]] = {
     "denoising-autoencoder": DenoisingAutoencoder,
     "dino": DINO,
     "inpainting": Inpainting,
+    "jigsaw": Jigsaw,
     "lejepa": LeJEPA,
     "moco-v2": MoCoV2,
     "moco-v3": MoCoV3,
     "nnclr": NNCLR,
     "pixelcnn": PixelCNN,
+    "relative-position": RelativePosition,
+    "relative-rotation": RelativeRotation,
+    "rotation": Rotation,
     "simclr": SimCLR,
     "simsiam": SimSiam,
     "swav": SwAV,
