@@ -45,14 +45,13 @@ def turn(images: Tensor, angles: Tensor, shifts: Tensor, fill: Tensor) -> Tensor
     """
     side = images.shape[-1]
     cos, sin = angles.cos(), angles.sin()
-    moved = -2 * shifts / side  # where in the image, of side 2, the middle is looked up
-    rows = [
-        torch.stack([cos, -sin, moved[:, 0]], dim=1),
-        torch.stack([sin, cos, moved[:, 1]], dim=1),
-    ]
-    grid = F.affine_grid(torch.stack(rows, dim=1), list(images.shape), align_corners=False)
-    turned = F.grid_sample(images, grid, mode="bilinear", align_corners=False)
     at = torch.arange(side, device=images.device) - (side - 1) / 2
+    cos, sin, (right, down) = cos[:, None, None], sin[:, None, None], shifts.T[..., None, None]
+    x = cos * at - sin * at[:, None] - right  # (N, S, S), where each pixel was before
+    y = sin * at + cos * at[:, None] - down
+    # grid_sample's own scale: an image reaches from -1 to 1.
+    grid = torch.stack([x, y], dim=-1) * (2 / side)
+    turned = F.grid_sample(images, grid, mode="bilinear", align_corners=False)
     radius = (side - 1) / 2 - math.sqrt(0.5)  # what no turn and no shift moves over the border
     disc = at.square()[:, None] + at.square() <= radius**2
     return torch.where(disc, turned, fill.expand_as(turned))
@@ -91,9 +90,8 @@ def geodesic_degrees(predicted: Tensor, true: Tensor) -> Tensor:
 
 
 def tile_side(side: int, share: float) -> int:
-    """Side of the tiles of an image: `share` of a cell, and at least a pixel less than a cell."""
-    cell = side // GRID
-    return max(1, min(cell - 1, int(share * cell)))
+    """Side of the tiles of an image of this side: `share`, below 1, of a cell's."""
+    return max(1, int(share * (side // GRID)))
 
 
 def tile_slack(side: int, tile: int) -> int:
@@ -101,26 +99,26 @@ def tile_slack(side: int, tile: int) -> int:
     return side // GRID - tile - 1
 
 
-def cut_tiles(images: Tensor, tile: int, offsets: Tensor) -> Tensor:
-    """Cut one tile out of each cell of a 3 x 3 grid.
+def cut_tiles(images: Tensor, tile: int, places: Tensor, offsets: Tensor) -> Tensor:
+    """Cut tiles out of cells of a 3 x 3 grid.
 
     Args:
         images: (N, C, S, S).
         tile: Side of the tiles.
-        offsets: (N, 9, C, 2) int64 rows and columns from a cell's upper left to its tile's, from 0
-            to `tile_slack`: at least one pixel lies between any two tiles.
+        places: (N, T) int64, from which cells of each image: 0 to 8, row by row.
+        offsets: (N, T, C, 2) int64 rows and columns from a cell's upper left to its tile's, from 0
+            to `tile_slack`: at least one pixel lies between the tiles of any two cells.
 
     Returns:
-        (N, 9, C, tile, tile), row by row.
+        (N, T, C, tile, tile).
     """
     count, channels, side = images.shape[:3]
     cell = side // GRID
     start = (side - GRID * cell) // 2
-    cells = torch.arange(TILES, device=images.device)
-    corners = start + cell * torch.stack([cells // GRID, cells % GRID], dim=1)  # (9, 2)
-    tops, lefts = (corners[:, None] + offsets).unbind(-1)  # (N, 9, C) each
+    corners = start + cell * torch.stack([places // GRID, places % GRID], dim=-1)  # (N, T, 2)
+    tops, lefts = (corners[:, :, None] + offsets).unbind(-1)  # (N, T, C) each
     along = torch.arange(tile, device=images.device)
-    rows = (tops[..., None] + along)[..., :, None]  # (N, 9, C, tile, 1)
+    rows = (tops[..., None] + along)[..., :, None]  # (N, T, C, tile, 1)
     columns = (lefts[..., None] + along)[..., None, :]
     image = torch.arange(count, device=images.device).view(-1, 1, 1, 1, 1)
     channel = torch.arange(channels, device=images.device).view(-1, 1, 1)

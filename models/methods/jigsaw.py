@@ -75,21 +75,17 @@ class Jigsaw(Method):
         }
 
     def _shuffled(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        tile = tile_side(images.shape[-1], SHARE)
-        tiles = cut_tiles(images, tile, draw_offsets(images, tile, jitter=max(1, tile // 32)))
         labels = torch.randint(len(self.permutations), (len(images),), device=images.device)
-        return shuffle(tiles, self.permutations[labels]), labels
+        tile = tile_side(images.shape[-1], SHARE)
+        offsets = draw_offsets(images, tile, TILES, jitter=max(1, tile // 32))
+        return cut_tiles(images, tile, self.permutations[labels], offsets), labels
 
     def _solve(self, tiles: Tensor) -> Tensor:
-        features = self.tile_head(encode_tiles(self.encoder, standardise(tiles), self.only_size))
+        tiles = standardise(tiles)
+        features = self.tile_head(encode_tiles(self.encoder, tiles, self.only_size))
         return self.classifier(features.flatten(1))
 
 
-def shuffle(tiles: Tensor, orders: Tensor) -> Tensor:
-    """Show in place i of (N, 9, ...) the tile that orders (N, 9) name there."""
-    return tiles[torch.arange(len(tiles), device=tiles.device)[:, None], orders]
-
-
 def put_in_order(tiles: Tensor, orders: Tensor) -> Tensor:
-    """Undo `shuffle` by the same orders."""
-    return shuffle(tiles, orders.argsort(dim=1))
+    """Bring tiles (N, 9, ...) cut from the places `orders` (N, 9) back to where they were."""
+    return tiles[torch.arange(len(tiles), device=tiles.device)[:, None], orders.argsort(dim=1)]

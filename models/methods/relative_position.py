@@ -63,12 +63,11 @@ def pairs(images: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         (N, 2, C, s, s), and which neighbour it is: (N,) from 0 to 7, row by row.
     """
-    tile = tile_side(images.shape[-1], SHARE)
-    tiles = cut_tiles(images, tile, draw_offsets(images, tile))
     labels = torch.randint(NEIGHBOURS, (len(images),), device=images.device)
     neighbours = labels + (labels >= MIDDLE)
-    each = torch.arange(len(images), device=images.device)
-    return torch.stack([tiles[:, MIDDLE], tiles[each, neighbours]], dim=1), labels
+    places = torch.stack([torch.full_like(labels, MIDDLE), neighbours], dim=1)
+    tile = tile_side(images.shape[-1], SHARE)
+    return cut_tiles(images, tile, places, draw_offsets(images, tile, 2)), labels
 
 
 def drop_colours(patches: Tensor) -> Tensor:

@@ -6,25 +6,26 @@ from torch import Tensor
 
 from models.encoders import Encoder
 from models.errors import ModelError
-from models.geometry import TILES, tile_slack
+from models.geometry import tile_slack
 from models.modes import evaluating
 
 
-def draw_offsets(images: Tensor, tile: int, jitter: int = 0) -> Tensor:
+def draw_offsets(images: Tensor, tile: int, tiles: int, jitter: int = 0) -> Tensor:
     """Draw where in its cell each tile of images (N, C, S, S) lies.
 
     Args:
         images: Of which the tiles will be cut.
         tile: Side of the tiles.
+        tiles: T, how many of each image.
         jitter: Pixels by which the other channels may stray from the first, within the cell.
 
     Returns:
-        (N, 9, C, 2) int64, for `models.geometry.cut_tiles`.
+        (N, T, C, 2) int64, for `models.geometry.cut_tiles`.
     """
     count, channels, side = images.shape[:3]
     slack = tile_slack(side, tile)
-    offsets = torch.randint(slack + 1, (count, TILES, 1, 2), device=images.device)
-    strays = torch.randint(-jitter, jitter + 1, (count, TILES, channels, 2), device=images.device)
+    offsets = torch.randint(slack + 1, (count, tiles, 1, 2), device=images.device)
+    strays = torch.randint(-jitter, jitter + 1, (count, tiles, channels, 2), device=images.device)
     strays[:, :, 0] = 0
     return (offsets + strays).clamp(0, slack)
 
