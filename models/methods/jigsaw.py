@@ -1,11 +1,10 @@
 """Jigsaw puzzles: Unsupervised Learning of Visual Representations by Solving Jigsaw Puzzles.
 
 Noroozi, Favaro 2016, https://arxiv.org/abs/1603.09246. An image is cut into 3 x 3 tiles, which are
-shown in the order of one of P permutations; which one is the class (equation 2). The network is
-context-free (section 3.2): f sees each tile alone, and only the layers after the concatenation
-of all nine see them together.
+shown in the order of one of P permutations; which one is the class. The network is context-free: f
+sees each tile alone, and only the layers after the concatenation of all nine see them together.
 
-Shortcuts (section 3.3), and what closes each:
+Shortcuts, and what closes each:
 
 - edges that run on from tile to tile: tiles lie at random in their cells, so at least one pixel
   is between them, and how many is unknown;
