@@ -58,7 +58,7 @@ class Encoder(nn.Module):
         Images of any size give as many positions as whole images do.
         """
         if readout == Readout():
-            return self.network(self._normalise(images))
+            return self.network(self.normalise(images))
         maps = self._feature_maps(images, readout.stages)
         parts = []
         for features, whole in zip(maps, self._whole_map_sizes(readout.stages), strict=True):
@@ -86,10 +86,11 @@ class Encoder(nn.Module):
         return self.mean.expand(1, -1, self.size, self.size)
 
     def _feature_maps(self, images: Tensor, stages: int) -> list[Tensor]:
-        normal = self._normalise(images)
+        normal = self.normalise(images)
         return self.network.feature_maps(normal, stages)  # type: ignore[operator]
 
-    def _normalise(self, images: Tensor) -> Tensor:
+    def normalise(self, images: Tensor) -> Tensor:
+        """Map images (N, C, H, W) in [0, 1] to mean 0 and deviation 1, in channels_last."""
         channels = self.mean.shape[1]
         if images.ndim != 4 or images.shape[1] != channels:
             raise ModelError(

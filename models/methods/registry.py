@@ -8,12 +8,16 @@ from models.methods.autoencoder import Autoencoder
 from models.methods.barlow_twins import BarlowTwins
 from models.methods.byol import BYOL
 from models.methods.colorization import Colorization
+from models.methods.data2vec import Data2Vec
+from models.methods.data2vec2 import Data2Vec2
 from models.methods.deepcluster_v2 import DeepClusterV2
 from models.methods.denoising_autoencoder import DenoisingAutoencoder
 from models.methods.dino import DINO
+from models.methods.ijepa import IJEPA
 from models.methods.inpainting import Inpainting
 from models.methods.jigsaw import Jigsaw
 from models.methods.lejepa import LeJEPA
+from models.methods.mae import MAE
 from models.methods.method import Method
 from models.methods.moco_v2 import MoCoV2
 from models.methods.moco_v3 import MoCoV3
@@ -23,6 +27,7 @@ from models.methods.relative_position import RelativePosition
 from models.methods.relative_rotation import RelativeRotation
 from models.methods.rotation import Rotation
 from models.methods.simclr import SimCLR
+from models.methods.simmim import SimMIM
 from models.methods.simsiam import SimSiam
 from models.methods.swav import SwAV
 from models.methods.vae import VAE
@@ -38,7 +43,11 @@ METHODS: dict[str, Callable[[Any, Encoder], Method]] = {
     "dino": DINO,
     "inpainting": Inpainting,
     "jigsaw": Jigsaw,
+    "data2vec": Data2Vec,
+    "data2vec-2": Data2Vec2,
+    "i-jepa": IJEPA,
     "lejepa": LeJEPA,
+    "mae": MAE,
     "moco-v2": MoCoV2,
     "moco-v3": MoCoV3,
     "nnclr": NNCLR,
@@ -47,6 +56,7 @@ METHODS: dict[str, Callable[[Any, Encoder], Method]] = {
     "relative-rotation": RelativeRotation,
     "rotation": Rotation,
     "simclr": SimCLR,
+    "simmim": SimMIM,
     "simsiam": SimSiam,
     "swav": SwAV,
     "vae": VAE,
