@@ -161,7 +161,8 @@ def in_blocks(
     # The order in which a block joins stands at its centre, and spreads over the block.
     order = torch.rand(images, 1, height, width, device=device)
     joined = F.max_pool2d(order, block, stride=1, padding=block // 2)[:, :, :height, :width]
-    return joined.flatten(1).topk(count).indices
+    # Which patches of the last block join is drawn too; the first ones would favour a corner.
+    return (joined + 1e-5 * torch.rand_like(joined)).flatten(1).topk(count).indices
 
 
 def patchify(pixels: Tensor, side: int) -> Tensor:
