@@ -35,7 +35,7 @@ class PretrainParams(Group):
         default_factory=AugmentationParams, description="How the views are made."
     )
     epochs: int = Field(10, ge=1, description="Passes over the training images.")
-    batch_size: int = Field(256, ge=4, description="Images a step; each gives two views.")
+    batch_size: int = Field(256, ge=4, description="Images a step.")
     optimizer: OptimizerParams = Field(
         default_factory=OptimizerParams, description="How it descends."
     )
@@ -47,6 +47,16 @@ class PretrainParams(Group):
     )
     workers: int = Field(0, ge=0, description="Loader processes; never changes the result.")
     threads: int = Field(2, ge=1, description="Compute threads; part of the result's last bits.")
+
+    @model_validator(mode="after")
+    def _fitting_encoder(self) -> Self:
+        name = self.method.name
+        if self.method.takes_vit_only and self.encoder.name == "resnet_tiny":
+            raise ValueError(
+                f"method {name} takes a ViT, not resnet_tiny; `instar set --preset methods/{name}` "
+                "sets one, and the method simmim suits a CNN"
+            )
+        return self
 
 
 class ControlParams(Group):
@@ -150,6 +160,16 @@ class Params(Group):
     register_: RegisterParams = Field(default_factory=RegisterParams, alias="register")
     gate: GateParams = Field(default_factory=GateParams)
 
+    @model_validator(mode="after")
+    def _fitting_channels(self) -> Self:
+        method, channels = self.pretrain.method, self.data.channels
+        if method.takes_channels not in (None, channels):
+            raise ValueError(
+                f"pretrain.method {method.name} takes images of {method.takes_channels} channels, "
+                f"and data.channels is {channels}; set it, or choose another method"
+            )
+        return self
+
 
 def load_params(path: Path | str = "params.yaml") -> Params:
     """Read and validate the whole file.
@@ -206,7 +226,7 @@ def _explain(problem: Any) -> str:
         return f"{dotted}.name = {given}: allowed are {tags}"
     message = problem["msg"].removeprefix("Value error, ")
     if isinstance(problem["input"], dict | BaseModel):
-        return f"{dotted}: {message}"
+        return f"{dotted}: {message}" if dotted else message
     return f"{dotted} = {problem['input']!r}: {_lower_first(message)}"
 
 

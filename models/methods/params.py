@@ -65,11 +65,15 @@ class MethodSettings(BaseModel):
 
     Attributes:
         views: How many views of each image a step takes.
+        takes_vit_only: Whether it needs a plain ViT for its encoder.
+        takes_channels: How many channels images must have; None is any number.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     views: ClassVar[int] = 2
+    takes_vit_only: ClassVar[bool] = False
+    takes_channels: ClassVar[int | None] = None
 
 
 class MultiCropSettings(MethodSettings):
@@ -250,6 +254,7 @@ class ColorizationParams(MethodSettings):
     """Colorization (Zhang et al. 2016): tells the colours of an image in grey."""
 
     views: ClassVar[int] = 1
+    takes_channels: ClassVar[int | None] = 3
 
     name: Literal["colorization"] = Field("colorization", description="The method.")
     bins: PositiveInt = Field(
@@ -365,6 +370,7 @@ class MAEParams(MethodSettings):
     """MAE (He et al. 2022): a ViT that sees a quarter of the patches; a decoder draws the rest."""
 
     views: ClassVar[int] = 1
+    takes_vit_only: ClassVar[bool] = True
 
     name: Literal["mae"] = Field("mae", description="The method.")
     mask_ratio: MaskRatio = 0.75
@@ -386,6 +392,7 @@ class IJEPAParams(MethodSettings):
     """I-JEPA (Assran et al. 2023): predicts what a slow copy makes of blocks that it cannot see."""
 
     views: ClassVar[int] = 1
+    takes_vit_only: ClassVar[bool] = True
 
     name: Literal["i-jepa"] = Field("i-jepa", description="The method.")
     momentum: RisingMomentum = 0.99
@@ -397,6 +404,7 @@ class Data2VecParams(MethodSettings):
     """data2vec (Baevski et al. 2022): predicts the upper layers of a teacher that sees it all."""
 
     views: ClassVar[int] = 1
+    takes_vit_only: ClassVar[bool] = True
 
     name: Literal["data2vec"] = Field("data2vec", description="The method.")
     mask_ratio: MaskRatio = 0.6
@@ -409,6 +417,7 @@ class Data2Vec2Params(MethodSettings):
     """data2vec 2.0 (Baevski et al. 2022): several masks an image for one look of the teacher."""
 
     views: ClassVar[int] = 1
+    takes_vit_only: ClassVar[bool] = True
 
     name: Literal["data2vec-2"] = Field("data2vec-2", description="The method.")
     mask_ratio: MaskRatio = 0.8

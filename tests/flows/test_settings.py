@@ -133,8 +133,26 @@ def test_learner_is_switched_by_its_name_alone(project):
     assert load_params(project / "params.yaml").finetune.control.learner.folds == 3
 
 
+VIT = ["pretrain.encoder.name=test_vit"]
+ENCODER_FOR = {
+    **dict.fromkeys(["mae", "i-jepa", "data2vec", "data2vec-2"], VIT),
+    "colorization": ["data.channels=3"],
+}
+
+
+@pytest.mark.parametrize("name", ENCODER_FOR)
+def test_method_that_suits_neither_encoder_nor_images_is_refused_with_a_remedy(project, name):
+    before = text(project)
+    remedy = rf"set --preset methods/{name}`|method {name} takes images of 3 channels"
+    with pytest.raises(TaskError, match=remedy):
+        change_settings(project, [f"pretrain.method.name={name}"])
+    assert text(project) == before
+    change_settings(project, [*ENCODER_FOR[name], f"pretrain.method.name={name}"])
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_method_is_switched_by_its_name_alone_and_what_that_drops_is_said(project, name):
+    change_settings(project, ENCODER_FOR.get(name, []))
     before = load_params(project / "params.yaml").pretrain.method.model_dump()
     changes = change_settings(project, [f"pretrain.method.name={name}"])
     method = load_params(project / "params.yaml").pretrain.method
@@ -183,7 +201,8 @@ def test_presets_are_merged_in_their_order(project):
 )
 def test_every_preset_of_a_method_says_how_to_pretrain_with_it(project, path):
     shutil.copytree(path.parent, project / "examples" / "methods")
-    change_settings(project, presets=[f"methods/{path.stem}"])
+    needed = [] if ENCODER_FOR.get(path.stem) == VIT else ENCODER_FOR.get(path.stem, [])
+    change_settings(project, needed, [f"methods/{path.stem}"])
     assert set(read_yaml(path)) == {"pretrain"}
     assert load_params(project / "params.yaml").pretrain.method.name == path.stem
 
