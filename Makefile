@@ -5,7 +5,7 @@ DATA ?=
 DATA_PATH ?=
 STACK ?=
 
-.PHONY: demo stack stack-stop test test-fast test-faults lint format types setup lock bench docs clean help
+.PHONY: demo stack stack-stop test test-fast test-faults lint format types setup lock bench bench-methods docs clean help
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -47,6 +47,9 @@ lock: setup  ## pin the dependencies of pyproject.toml anew
 
 bench: setup  ## the figures of docs/benchmarks.md (quiet machine, minutes)
 	@$(BIN)/python -m benchmarks.throughput && $(BIN)/python -m benchmarks.prepare
+
+bench-methods: setup  ## the table of docs/methods.md (hours; nothing beside it) [DATA_PATH=copy of CIFAR-10.npz]
+	@$(BIN)/python -m benchmarks.methods --data fashion-mnist --data cifar10$(if $(DATA_PATH),=$(DATA_PATH))
 
 docs: setup  ## docs/params.md from the schema
 	@$(BIN)/instar params > docs/params.md
