@@ -8,7 +8,7 @@ STACK ?=
 .PHONY: demo stack stack-stop test test-fast test-faults lint format types setup lock bench bench-methods docs clean help
 
 help:  ## show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 15
 
 demo: setup  ## the main job on real data: Fashion-MNIST, or DATA=cifar10 [DATA_PATH=copy.npz or folder]
 	@$(BIN)/instar run $(if $(DATA),--preset $(DATA)) $(if $(DATA_PATH),--set data.source=$(if $(filter %.npz,$(DATA_PATH)),npz,folder) --set data.path=$(abspath $(DATA_PATH)))
