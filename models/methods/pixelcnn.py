@@ -102,7 +102,11 @@ class PixelCNN(Method):
             for part in drawn.chunk(2)
         )
         shown = F.interpolate(levels / (self.levels - 1), size=images.shape[2:])
-        return {"shrunk for the decoder": shown, "sampled, given": given, "sampled alone": alone}
+        return {
+            "shrunk for the decoder": shown,
+            "drawn from its features": given,
+            "drawn from nothing": alone,
+        }
 
 
 class PixelDecoder(nn.Module):

@@ -60,5 +60,5 @@ class VAE(Method):
         size = images.shape[2:]
         return {
             "rebuilt": self.decoder(mean, size),
-            "sampled": self.decoder(torch.randn_like(mean), size),
+            "drawn from the prior": self.decoder(torch.randn_like(mean), size),
         }

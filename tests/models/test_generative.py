@@ -218,7 +218,7 @@ def test_samples_of_a_vae_do_not_depend_on_the_images():
     for seed in (0, 1):
         with torch.no_grad(), seeded("samples"):
             drawn.append(method.pictures(images(seed=seed)))
-    assert torch.equal(drawn[0]["sampled"], drawn[1]["sampled"])
+    assert torch.equal(drawn[0]["drawn from the prior"], drawn[1]["drawn from the prior"])
     assert not torch.equal(drawn[0]["rebuilt"], drawn[1]["rebuilt"])
 
 
@@ -497,7 +497,7 @@ def test_sampling_is_a_function_of_its_seed():
     x, drawn = images(2), []
     for seed in (0, 0, 1):
         with torch.no_grad(), seeded(seed):
-            drawn.append(method.pictures(x)["sampled alone"])
+            drawn.append(method.pictures(x)["drawn from nothing"])
     assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
 
 
@@ -509,8 +509,8 @@ def test_decoder_that_knows_one_image_by_heart_draws_it():
     train(method, x, 60, lr=1e-2)
     with torch.no_grad(), seeded(0):
         rows = method.pictures(x)
-    assert torch.equal(rows["sampled, given"], rows["shrunk for the decoder"])
-    assert torch.equal(rows["sampled alone"], rows["shrunk for the decoder"])
+    assert torch.equal(rows["drawn from its features"], rows["shrunk for the decoder"])
+    assert torch.equal(rows["drawn from nothing"], rows["shrunk for the decoder"])
 
 
 def test_features_save_bits_where_they_tell_images_apart():
