@@ -79,17 +79,12 @@ class PixelCNN(Method):
             above = self.decoder.above(values[:, :, : row + 1], code)
             for column in range(width):
                 state = self.decoder.along(values[:, :, row : row + 1], above, code)
+                here = values[:, :, row : row + 1, column : column + 1]  # a view, to write to
                 for channel in range(channels):
-                    here = (
-                        slice(None),
-                        slice(None),
-                        slice(row, row + 1),
-                        slice(column, column + 1),
-                    )
-                    logits = self.decoder.head(state[..., column : column + 1], values[here])
-                    likely = logits[:, :, channel, 0, 0].softmax(1)
-                    levels[:, channel, row, column] = torch.multinomial(likely, 1)[:, 0]
-                    values[here] = self.values(levels[here])
+                    logits = self.decoder.head(state[..., column : column + 1], here)
+                    drawn = torch.multinomial(logits[:, :, channel, 0, 0].softmax(1), 1)[:, 0]
+                    levels[:, channel, row, column] = drawn
+                    here[:, channel, 0, 0] = self.values(drawn)
         return levels
 
     def pictures(self, images: Tensor) -> Mapping[str, Tensor]:
