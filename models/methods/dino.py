@@ -35,7 +35,7 @@ class DINO(Method):
         super().__init__(encoder)
         self.params = params
         hidden, dim = params.projector_hidden, params.projector_dim
-        self.projector = mlp(encoder.features_dim, hidden, hidden, dim, norm=params.projector_norm)
+        self.projector = mlp(encoder.features_dim, hidden, hidden, dim)
         self.prototypes = Prototypes(dim, params.prototypes, frozen_steps=params.frozen_steps)
         self.teacher = MomentumCopy(encoder, self.projector, self.prototypes)
         self.register_buffer("centre", torch.zeros(params.prototypes))

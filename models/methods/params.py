@@ -316,7 +316,6 @@ class DINOParams(MultiCropSettings):
     frozen_steps: FrozenSteps = 100
     projector_hidden: ProjectorTwoHidden = 256
     projector_dim: PositiveInt = Field(128, description="Width of the bottleneck before the last.")
-    projector_norm: bool = Field(True, description="TEMP.")
 
 
 class DeepClusterV2Params(MultiCropSettings):

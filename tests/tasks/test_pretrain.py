@@ -10,8 +10,10 @@ import torch
 from data.errors import DataError
 from data.store import PackedStore, evenly_spread
 from models.methods.registry import METHODS
+from models.methods.simclr import SimCLR
+from tasks.errors import TaskError
 from tasks.picture_rows import read_rows
-from tasks.pretrain import pretrain
+from tasks.pretrain import pretrain, view_policies
 from tasks.stage import ARTIFACTS
 from tests.tasks.small_stages import make_stage, prepare
 
@@ -96,3 +98,30 @@ def test_what_a_method_measures_of_itself_is_in_history_journal_and_metrics():
     events = [json.loads(line) for line in Path("pretrain.jsonl").read_text().splitlines()]
     told = [event["values"] for event in events if event["event"] == "metrics"]
     assert len(told) == 2 and all(terms <= set(metrics) for metrics in told)
+
+
+def test_small_crops_are_as_the_method_asks_and_else_as_the_views():
+    crops = {"local_views": 3, "local_size": 9, "local_crop_scale": [0.1, 0.2]}
+    params = make_stage("pretrain", method={"name": "swav", **crops}).params.pretrain
+    views = view_policies(params)
+    assert views[:2] == [params.augmentation] * 2
+    asked = {"view_size": 9, "crop_scale": (0.1, 0.2)}
+    assert views[2:] == [params.augmentation.model_copy(update=asked)] * 3
+
+
+def test_crop_scale_that_runs_backwards_is_refused_for_small_crops_too():
+    with pytest.raises(TaskError, match="write the lower first"):
+        make_stage("pretrain", method={"name": "swav", "local_crop_scale": [0.4, 0.1]})
+
+
+def test_method_is_told_how_many_images_its_index_tells_apart(monkeypatch):
+    told, seen = [], set()
+    step = SimCLR.training_step
+    monkeypatch.setattr(SimCLR, "expect", lambda _, images: told.append(images))
+    monkeypatch.setattr(
+        SimCLR,
+        "training_step",
+        lambda self, batch: seen.update(batch["index"].tolist()) or step(self, batch),
+    )
+    pretrain(make_stage("pretrain"))
+    assert told == [48] and seen == set(range(48))
