@@ -52,15 +52,11 @@ class MAE(Method):
 
     def training_step(self, batch: dict) -> StepOutput:
         """Predict the hidden patches of each image from the others (figure 1)."""
-        pixels = whole_patches(self.encoder, one_view(batch))
-        patches = patchify(pixels, self.side)
-        visible, masked = self._hide(patches)
+        patches, masked, encoded, prediction = self._autoencode(one_view(batch))
         target, _, deviation = per_patch_normalised(patches)
-        encoded = encode(self.encoder, keep(self.encoder, embed(self.encoder, pixels), visible))
-        prediction = self._decode(encoded, visible, grid_of(self.encoder, pixels))
         loss = loss_on_masked(prediction, target, masked)
         with torch.no_grad():
-            scale = deviation * self._pixel_scale()
+            scale = deviation * self.encoder.std.flatten().repeat(self.side**2)  # to [0, 1]
             error = loss_on_masked(prediction * scale, target * scale, masked)
         return {
             "loss": loss,
@@ -74,19 +70,28 @@ class MAE(Method):
         What was visible is pasted into the rebuilt ones. The decoder predicts patches of mean 0
         and deviation 1; each hidden one is shown with the mean and deviation that it truly has.
         """
-        pixels = whole_patches(self.encoder, images)
-        patches = patchify(pixels, self.side)
-        visible, masked = self._hide(patches)
+        patches, masked, _, prediction = self._autoencode(images)
         _, mean, deviation = per_patch_normalised(patches)
-        encoded = encode(self.encoder, keep(self.encoder, embed(self.encoder, pixels), visible))
-        prediction = (
-            self._decode(encoded, visible, grid_of(self.encoder, pixels)) * deviation + mean
-        )
+        rebuilt = prediction * deviation + mean
         hidden = masked.unsqueeze(2)
         return {
             "masked": self._to_images(patches.masked_fill(hidden, 0), images),
-            "rebuilt": self._to_images(torch.where(hidden, prediction, patches), images),
+            "rebuilt": self._to_images(torch.where(hidden, rebuilt, patches), images),
         }
+
+    def _autoencode(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Hide patches of images (N, C, H, W) and predict them.
+
+        Returns:
+            All patches (N, L, M), the mask (N, L) of the hidden ones, the encoded others
+            (N, P + K, D), the prediction (N, L, M) of all of them, normalised.
+        """
+        pixels = whole_patches(self.encoder, images)
+        patches = patchify(pixels, self.side)
+        visible, masked = self._hide(patches)
+        encoded = encode(self.encoder, keep(self.encoder, embed(self.encoder, pixels), visible))
+        prediction = self._decode(encoded, visible, grid_of(self.encoder, pixels))
+        return patches, masked, encoded, prediction
 
     def _hide(self, patches: Tensor) -> tuple[Tensor, Tensor]:
         """Draw which patches stay visible, as ids (N, K), and the mask (N, L) of the others."""
@@ -102,10 +107,6 @@ class MAE(Method):
         gaps = self.mask_token.expand(len(seen), len(where), -1)
         tokens = torch.cat([prefix, scatter(gaps, visible, seen) + where], dim=1)
         return self.to_pixels(split(self.encoder, self.decoder(tokens))[1])
-
-    def _pixel_scale(self) -> Tensor:
-        """What a patch (p * p * C) of normalised pixels is multiplied by to be in [0, 1]."""
-        return self.encoder.std.flatten().repeat(self.side**2)
 
     def _to_images(self, patches: Tensor, images: Tensor) -> Tensor:
         """Lay patches out at the images' size, (N, C, H, W) in [0, 1]."""
