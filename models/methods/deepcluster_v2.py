@@ -6,10 +6,11 @@ https://arxiv.org/abs/1807.05520). A memory bank holds the embedding z = g(f(x))
 when it was last seen. As an epoch begins, spherical k-means clusters the bank; during the epoch
 each crop's softmax of z C / tau over the centroids C, which stay, is to name its image's cluster.
 
-Accepts any encoder. Here one set of clusters, where the paper has three. An image's embedding is
-the mean of its two global views', normalised. In the first epoch, when the bank is empty, random
-centroids stand in, among which Sinkhorn-Knopp shares out each batch (the authors fill the bank by a
-pass of its own). tau is the paper's, the hidden width its by 8, the embeddings' own is kept.
+Accepts any encoder; one of a fixed input size without small crops. Here one set of clusters, where
+the paper has three. An image's embedding is the mean of its two global views', normalised. In the
+first epoch, when the bank is empty, random centroids stand in, among which Sinkhorn-Knopp shares
+out each batch (the authors fill the bank by a pass of its own). tau is the paper's, the hidden
+width its by 8, the embeddings' own is kept.
 """
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 from models.clustering import in_use, nearest, sinkhorn, spherical_kmeans
 from models.encoders import Encoder
 from models.heads import mlp
-from models.methods.method import Method, StepOutput, encode_crops
+from models.methods.method import Method, StepOutput, encode_crops, require_crops
 from models.methods.params import DeepClusterV2Params
 
 EPSILON = 0.05
@@ -33,14 +34,17 @@ class DeepClusterV2(Method):
     assigned: Tensor
     centroids: Tensor
     moved: Tensor
+    used: Tensor
 
     def __init__(self, params: DeepClusterV2Params, encoder: Encoder):
         super().__init__(encoder)
+        require_crops(encoder, params)
         self.local_views, self.temperature = params.local_views, params.temperature
         self.projector = mlp(encoder.features_dim, params.projector_hidden, params.projector_dim)
         centroids = F.normalize(torch.randn(params.clusters, params.projector_dim), dim=1)
         self.register_buffer("centroids", centroids)
         self.register_buffer("moved", torch.ones(()))
+        self.register_buffer("used", torch.zeros(()))
         self.all_assigned = False
 
     def expect(self, images: int) -> None:
@@ -57,6 +61,8 @@ class DeepClusterV2(Method):
             assigned = nearest(self.bank, self.centroids).masked_fill(~seen, UNKNOWN)
             self.moved = share_moved(self.assigned, assigned, len(self.centroids))
             self.assigned = assigned
+            sizes = torch.bincount(assigned[seen], minlength=len(self.centroids))
+            self.used = in_use(sizes.unsqueeze(0) / sizes.sum())
         self.all_assigned = bool(seen.all())
 
     def training_step(self, batch: dict) -> StepOutput:
@@ -71,14 +77,13 @@ class DeepClusterV2(Method):
             stand_in = sinkhorn(own @ self.centroids.T, EPSILON).argmax(dim=1)
             cluster = torch.where(cluster == UNKNOWN, stand_in, cluster)
         self.bank[index] = own
-        one_hot = F.one_hot(cluster, len(self.centroids)).float()
         named = scores.argmax(dim=1) == cluster.repeat(views)
         return {
             "loss": F.cross_entropy(scores / self.temperature, cluster.repeat(views)),
             "embeddings": z[: len(index)],
             "metrics": {
                 "cluster_accuracy": named.float().mean(),
-                "clusters_used": in_use(one_hot),
+                "clusters_used": self.used,
                 "moved": self.moved,
             },
         }

@@ -7,10 +7,11 @@ Centring by the running mean of the teacher's outputs (equation 4) keeps one cla
 sharpening by a low teacher temperature keeps all from becoming even. The last layer has weight norm
 and stays as it is during the first steps.
 
-Accepts any encoder. Temperatures are those of the paper, as is the warm-up's share of a run (30
-epochs of 100). The hidden width is its by 8, K by 128, as data are fewer. The projector has batch
-norm and relu, as others here, where the paper's has gelu alone. `momentum` is lower than the
-paper's 0.996, as runs are shorter, and rises to 1 as there.
+Accepts any encoder; one of a fixed input size without small crops. Temperatures are those of the
+paper, as is the warm-up's share of a run (30 epochs of 100). The hidden width is its by 8, K by
+128, as data are fewer. The projector has batch norm and relu, as others here, where the paper's has
+gelu alone. `momentum` is lower than the paper's 0.996, as runs are shorter, and rises to 1 as
+there.
 """
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 from models.clustering import Prototypes, in_use, swapped_prediction
 from models.encoders import Encoder
 from models.heads import mlp
-from models.methods.method import Method, StepOutput, encode_crops
+from models.methods.method import Method, StepOutput, encode_crops, require_crops
 from models.methods.params import DINOParams
 from models.momentum import MomentumCopy
 from models.schedules import momentum_to_one
@@ -33,6 +34,7 @@ class DINO(Method):
 
     def __init__(self, params: DINOParams, encoder: Encoder):
         super().__init__(encoder)
+        require_crops(encoder, params)
         self.params = params
         hidden, dim = params.projector_hidden, params.projector_dim
         self.projector = mlp(encoder.features_dim, hidden, hidden, dim)

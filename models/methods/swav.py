@@ -6,10 +6,11 @@ out evenly among the prototypes (codes q, equations 3 and 4: Sinkhorn-Knopp, thr
 each crop's softmax of z C / tau predicts the codes of the other views (equations 1 and 2, small
 crops as in section 3.3). Prototypes stay as they are during the first steps.
 
-Accepts any encoder. tau and epsilon are the paper's, the hidden width is its by 8, the embeddings'
-own is kept. Prototypes are fewer than the images of a batch (the paper: 3000 for batches of 4096),
-so that a batch can be shared out among them and needs no queue of former ones. `frozen_steps` is
-an epoch's share as in the authors' code (313 of batches of 4096), by a third, since runs are short.
+Accepts any encoder; one of a fixed input size without small crops. tau and epsilon are the paper's,
+the hidden width is its by 8, the embeddings' own is kept. Prototypes are fewer than the images of a
+batch (the paper: 3000 for batches of 4096), so that a batch can be shared out among them and needs
+no queue of former ones. `frozen_steps` is an epoch's share as in the authors' code (313 of batches
+of 4096), by a third, since runs are short.
 """
 
 import torch
@@ -17,7 +18,7 @@ import torch
 from models.clustering import Prototypes, in_use, sinkhorn, swapped_prediction
 from models.encoders import Encoder
 from models.heads import mlp
-from models.methods.method import Method, StepOutput, encode_crops
+from models.methods.method import Method, StepOutput, encode_crops, require_crops
 from models.methods.params import SwAVParams
 
 
@@ -26,6 +27,7 @@ class SwAV(Method):
 
     def __init__(self, params: SwAVParams, encoder: Encoder):
         super().__init__(encoder)
+        require_crops(encoder, params)
         self.local_views = params.local_views
         self.temperature, self.epsilon = params.temperature, params.epsilon
         self.projector = mlp(encoder.features_dim, params.projector_hidden, params.projector_dim)

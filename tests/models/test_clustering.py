@@ -16,11 +16,13 @@ from models.clustering import (
     spherical_kmeans,
     swapped_prediction,
 )
+from models.encoders import build_encoder
 from models.errors import ModelError
 from models.methods import build_method
 from models.methods.deepcluster_v2 import share_moved
 from models.methods.method import encode_crops
 from models.methods.params import DeepClusterV2Params, DINOParams, SwAVParams
+from models.params import EncoderParams
 from models.randomness import seeded
 from tests.models.easy_images import easy_images, plain_augment, small_encoder
 
@@ -220,6 +222,17 @@ def test_crops_of_one_size_go_through_the_encoder_together():
         assert torch.allclose(own, encoder(view), atol=1e-5), number
 
 
+@pytest.mark.parametrize("params", [SWAV, DINO, DEEP], ids=lambda params: params.name)
+def test_encoder_of_a_fixed_size_is_refused_small_crops_and_takes_the_views(params):
+    fixed = EncoderParams(name="deit_tiny_patch16_224", patch_size=8)
+    encoder = build_encoder(fixed, 1, 16, [0.4], [0.2], seed=0)
+    with pytest.raises(ModelError, match=r"takes no small crops; set .*local_views to 0"):
+        build_method(params, encoder)
+    method = build_method(params.model_copy(update={"local_views": 0}), encoder)
+    method.expect(COUNT)
+    assert method.training_step(crops(local=0))["loss"].isfinite()
+
+
 def parts(method, batch):
     """Embeddings (V, N, D) of all crops."""
     z = method.projector(encode_crops(method.encoder, batch, LOCAL))
@@ -337,6 +350,8 @@ def test_an_epoch_begins_with_the_clusters_of_the_bank():
     assert torch.equal(method.assigned[:COUNT], (method.bank[:COUNT] @ centroids.T).argmax(1))
     assert (method.assigned[COUNT:] == -1).all(), "never seen"
     assert method.moved == 1, "all had none"
+    sizes = torch.bincount(method.assigned[:COUNT], minlength=4) / COUNT
+    assert method.used.item() == pytest.approx(torch.special.entr(sizes).sum().exp().item())
     before = method.assigned.clone()
     method.before_epoch()
     assert method.moved.item() == pytest.approx(share_moved(before, method.assigned, 4).item())
