@@ -87,7 +87,7 @@ class MultiCropSettings(MethodSettings):
     )
     local_size: int = Field(12, ge=8, le=1024, description="Side of a small crop in pixels.")
     local_crop_scale: Annotated[tuple[Share, Share], AfterValidator(_ordered)] = Field(
-        (0.1, 0.4),
+        (0.2, 0.6),
         description="Range of a small crop's share of the image's area; that of the views is "
         "augmentation.crop_scale.",
     )
