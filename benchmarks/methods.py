@@ -6,7 +6,8 @@
 A method pretrains under its preset (`examples/methods/NAME.yaml` over `examples/DATA.yaml` over
 params.yaml), on one thread, for as many steps as its own measured speed makes of the budget, the
 making of views included. Its last encoder is then judged on the test set: kNN and a linear probe
-on all labels, a linear probe and the fine-tuning of params.yaml on 1% of them. Beside them the same
+on all labels, a linear probe and the fine-tuning of params.yaml on 1% of them; neighbours and
+probes see the last map on a 3 x 3 grid, 576 features of either family. Beside them the same
 for the random encoder of either family, whose fine-tuning is the control (supervised from scratch),
 and for the pixels themselves.
 
@@ -48,13 +49,16 @@ from models.learners.logistic import choose_penalty, fit_logistic
 from models.methods.method import Method
 from models.methods.registry import METHODS
 from models.metrics import knn_accuracy
+from models.params import Readout
 from models.randomness import seeded
 from models.tensors import to_float
 from tasks.params import Params
 from tasks.pretrain import view_policies
 
 RANDOM, PIXELS = "random encoder", "pixels"
-VIT = {"name": "test_vit", "patch_size": 4, "readout": {"grid": 1, "stages": 1}}
+VIT = {"name": "test_vit", "patch_size": 4, "readout": {"grid": 2, "stages": 1}}
+# What neighbours and probes see of every encoder, whatever the method's own readout was.
+JUDGED = Readout(grid=3)
 PENALTIES = LinearProbeParams().penalties
 # With fifty thousand labels and more there is little to be penalised.
 PENALTY_OF_ALL = 1e-3
@@ -184,7 +188,9 @@ def judge(cell: Cell, store: PackedStore, encoder: Encoder) -> dict[str, float]:
     targets, classes = torch.from_numpy(labels), len(store.classes)
     pixels = cell.contender.name == PIXELS
     bank, queries = (
-        to_float(x, torch.device("cpu")).flatten(1) if pixels else extract_features(encoder, x)
+        to_float(x, torch.device("cpu")).flatten(1)
+        if pixels
+        else extract_features(encoder, x, readout=JUDGED)
         for x in (images, tests)
     )
     found = {"knn": knn_accuracy(bank, targets, queries, truth)}
