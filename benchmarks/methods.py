@@ -52,6 +52,7 @@ from models.metrics import knn_accuracy
 from models.params import Readout
 from models.randomness import seeded
 from models.tensors import to_float
+from tasks.errors import TaskError
 from tasks.params import Params
 from tasks.pretrain import view_policies
 
@@ -235,9 +236,9 @@ def probe(
 
 
 def contenders(
-    data: str, names: Sequence[str], folder: Path, changes: list[str]
+    data: str, names: Sequence[str], folder: Path, changes: list[str], console: Console
 ) -> Iterator[Contender]:
-    """Those named, under their presets."""
+    """Those named that these images suit, under their presets."""
     presets = [data] if Path("examples", f"{data}.yaml").is_file() else []
     for name in names:
         plain, _, family = name.partition("@")
@@ -250,7 +251,11 @@ def contenders(
             asked.set += [f"pretrain.encoder.{key}={json.dumps(v)}" for key, v in VIT.items()]
         place = folder / f"{data}-{name.replace(' ', '-')}"
         place.mkdir(parents=True)
-        settings = settings_of(asked, place)
+        try:
+            settings = settings_of(asked, place)
+        except TaskError as error:
+            console.print(f"{data} without {name}: {error}", markup=False, highlight=False)
+            continue
         kind = "ViT" if settings.pretrain.encoder.name != "resnet_tiny" else "CNN"
         yield Contender(plain, "–" if plain == PIXELS else kind, settings)
 
@@ -323,7 +328,7 @@ def main() -> None:
             *(["data.source=npz", f"data.path={Path(copy).resolve()}"] if copy else []),
         ]
         with TemporaryDirectory() as folder:
-            who = list(contenders(data, names, Path(folder), changes))
+            who = list(contenders(data, names, Path(folder), changes, console))
         packed = arguments.out / data
         if not (packed / "store").is_dir():
             console.print(f"packing {data}")
