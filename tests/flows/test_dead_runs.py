@@ -1,5 +1,6 @@
 """Looks and comparisons that are killed: Prefect is told, and nothing of them is left."""
 
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,15 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 # It finds the first data, so that it retrains.
 LOOK = "from flows.watch import watch; watch('.', settle=0)"
 COMPARE = ("-m", "flows.cli", "compare", "--seeds", "2", "--at-once", "2")
+
+
+@contextmanager
+def asking(server):
+    """Ask this server, also where Prefect was imported, and read its settings, before."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with temporary_settings({PREFECT_API_URL: server.url}):
+        yield
 
 
 def flow_runs():
@@ -43,7 +53,7 @@ def test_a_killed_look_its_run_and_a_comparison_are_marked_and_leave_nothing(tmp
     for name, value in prefect_environment(project).items():
         monkeypatch.setenv(name, value)  # `PrefectServer` sets them; here they must not stay
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    with PrefectServer(project) as server:
+    with PrefectServer(project) as server, asking(server):
         server.wait()
         others = processes_in(project)
         comparing = start(project, *COMPARE, PYTHONPATH=str(project))

@@ -2,9 +2,7 @@
 
 import logging
 
-import prefect
 import pytest
-from prefect.exceptions import FlowPauseTimeout
 
 from flows.approval import await_decision
 from tasks import gate, promotion
@@ -14,6 +12,9 @@ from tasks import gate, promotion
 def test_a_run_that_nobody_resumed_tells_the_decision_that_was_made_meanwhile(
     outcome, tmp_path, monkeypatch
 ):
+    import prefect
+    from prefect.exceptions import FlowPauseTimeout
+
     def nobody_resumes(*_, **__):
         raise FlowPauseTimeout
 
