@@ -11,13 +11,15 @@ probes see the last map on a 3 x 3 grid, 576 features of either family. Beside t
 for the random encoder of either family, whose fine-tuning is the control (supervised from scratch),
 and for the pixels themselves.
 
-Each cell is kept in FOLDER as soon as it is done, and not computed again: an interrupted benchmark
-goes on, and `--seconds` of another length needs another folder. Nothing else may run meanwhile.
+Each cell is kept in FOLDER under its settings as soon as it is done, and not computed again: an
+interrupted benchmark goes on. It does not know the code: after a change of that take another
+folder. Nothing else may run meanwhile. What happens between epochs (k-means) is not in the budget.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import logging
 import statistics
@@ -33,6 +35,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from pydantic import BaseModel
 from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
@@ -57,6 +60,8 @@ from tasks.params import Params
 from tasks.pretrain import view_policies
 
 RANDOM, PIXELS = "random encoder", "pixels"
+ALL = [*METHODS, "simclr@vit", "dino@vit"]
+BESIDE = [RANDOM, f"{RANDOM}@vit", PIXELS]
 VIT = {"name": "test_vit", "patch_size": 4, "readout": {"grid": 2, "stages": 1}}
 # What neighbours and probes see of every encoder, whatever the method's own readout was.
 JUDGED = Readout(grid=3)
@@ -88,8 +93,14 @@ class Cell:
     contender: Contender
     seed: int
     seconds: float
-    store: Path
-    kept: Path
+    packed: Path
+
+    @property
+    def kept(self) -> Path:
+        """Where its numbers are kept."""
+        one = self.contender
+        name = f"{one.name}-{one.family}-{self.seed}-{_digest(one.settings)}.json"
+        return self.packed / f"{self.seconds:g}s" / name.replace(" ", "-")
 
 
 def measure(cell: Cell) -> dict[str, Any]:
@@ -97,7 +108,7 @@ def measure(cell: Cell) -> dict[str, Any]:
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", module="lightning")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    store = PackedStore.open(cell.store / "store")
+    store = PackedStore.open(cell.packed / "store")
     pretrain = cell.contender.settings.pretrain
     result: dict[str, Any] = {"contender": cell.contender.name, "family": cell.contender.family}
     shape = {name: store.manifest[name] for name in ("channels", "size", "mean", "std")}
@@ -182,7 +193,7 @@ def judge(cell: Cell, store: PackedStore, encoder: Encoder) -> dict[str, float]:
     rows = store.rows("train")
     images, labels = torch.from_numpy(store.gather(rows)), store.labels(rows)
     tests = torch.from_numpy(store.gather(store.rows("test")))
-    known = read_test_labels(cell.store / "test_labels.parquet")["label"]
+    known = read_test_labels(cell.packed / "test_labels.parquet")["label"]
     truth = torch.from_numpy(known.to_numpy(copy=True))
     finetune = cell.contender.settings.finetune
     few = draw_labels(labels, finetune.label_fraction, cell.seed, draw=cell.seed)
@@ -270,8 +281,8 @@ def table(results: Sequence[dict[str, Any]], label_share: str) -> str:
     )
     lines = [
         f"| method | encoder | kNN | probe, {label_share} | probe, all labels | fine-tuned, "
-        f"{label_share} | steps | time | memory | of bare |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        f"{label_share} | seeds | steps | time | memory | of bare |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
 
     def order(group: list[dict[str, Any]]) -> float:
@@ -292,7 +303,7 @@ def table(results: Sequence[dict[str, Any]], label_share: str) -> str:
                 f"{middle['mib'] / base['mib']:.1f}",
                 f"{middle['of_bare']:.2f}",
             ]
-        lines.append("| " + " | ".join([name, kind, *cells, *costs]) + " |")
+        lines.append("| " + " | ".join([name, kind, *cells, str(len(group)), *costs]) + " |")
     return "\n".join(lines)
 
 
@@ -316,71 +327,62 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--out", type=Path, default=Path(".instar/bench/methods"))
     arguments = parser.parse_args()
-    named = (
-        arguments.methods.split(",") if arguments.methods else [*METHODS, "simclr@vit", "dino@vit"]
-    )
-    names = [*named, RANDOM, f"{RANDOM}@vit", PIXELS]
+    asked = arguments.methods.split(",") if arguments.methods else ALL
+    if unknown := {name.partition("@")[0] for name in asked} - set(METHODS):
+        parser.error(f"no methods {', '.join(sorted(unknown))}: there are {', '.join(METHODS)}")
     console = Console(stderr=True)
+    failed = False
     for given in arguments.data or ["fashion-mnist"]:
         data, _, copy = given.partition("=")
-        changes = [
-            *arguments.set,
-            *(["data.source=npz", f"data.path={Path(copy).resolve()}"] if copy else []),
-        ]
+        changes = list(arguments.set)
+        if copy:
+            changes += ["data.source=npz", f"data.path={Path(copy).resolve()}"]
         with TemporaryDirectory() as folder:
-            who = list(contenders(data, names, Path(folder), changes, console))
-        packed = arguments.out / data
+            who = list(contenders(data, [*asked, *BESIDE], Path(folder), changes, console))
+        prepared = who[0].settings.data
+        packed = arguments.out / f"{data}-{_digest(prepared)}"
         if not (packed / "store").is_dir():
             console.print(f"packing {data}")
-            pack(who[0].settings.data, packed)
-        results = compute(data, who, arguments, packed, console)
+            pack(prepared, packed)
+        cells = [
+            Cell(data, one, seed, arguments.seconds, packed)
+            for seed in range(arguments.seeds)
+            for one in who
+        ]
+        failed |= not compute(cells, arguments.at_once, console)
+        results = [json.loads(cell.kept.read_text()) for cell in cells if cell.kept.is_file()]
         share = f"{100 * who[0].settings.finetune.label_fraction:.3g}% of labels"
-        print(f"\n{data}, {arguments.seconds:g} s, seeds 0 to {arguments.seeds - 1}\n")
+        print(f"\n{data}, {arguments.seconds:g} s of one core\n")
         print(table(results, share), flush=True)
+    if failed:
+        raise SystemExit(1)
 
 
-def compute(
-    data: str,
-    who: Sequence[Contender],
-    arguments: argparse.Namespace,
-    packed: Path,
-    console: Console,
-) -> list[dict[str, Any]]:
-    """All cells, those kept before included."""
-    cells = [
-        Cell(
-            data,
-            one,
-            seed,
-            arguments.seconds,
-            packed,
-            packed / f"{arguments.seconds:g}s" / f"{one.name}-{one.family}-{seed}.json",
-        )
-        for seed in range(arguments.seeds)
-        for one in who
-    ]
+def compute(cells: Sequence[Cell], at_once: int, console: Console) -> bool:
+    """Measure the cells that are not kept yet; gives whether all went well."""
     missing = [cell for cell in cells if not cell.kept.is_file()]
+    well = True
     with (
-        ProcessPoolExecutor(arguments.at_once, get_context("spawn")) as pool,
+        ProcessPoolExecutor(at_once, get_context("spawn")) as pool,
         Progress(console=console) as progress,
     ):
-        bar = progress.add_task(data, total=len(missing))
+        bar = progress.add_task(missing[0].data if missing else "kept", total=len(missing))
         jobs = {pool.submit(measure, cell): cell for cell in missing}
         for job in as_completed(jobs):
-            cell = jobs[job]
             progress.advance(bar)
+            one, seed = jobs[job].contender, jobs[job].seed
             try:
                 found = job.result()
+                said = " ".join(f"{key} {100 * found[key]:.1f}" for key in SHOWN if key in found)
             except Exception as error:  # the others go on
-                console.print(f"{cell.contender.name} {cell.seed}: {error}", markup=False)
-                continue
-            said = " ".join(f"{key} {100 * found[key]:.1f}" for key in SHOWN if key in found)
-            console.print(
-                f"{cell.contender.name} {cell.contender.family} {cell.seed}: {said}",
-                markup=False,
-                highlight=False,
-            )
-    return [json.loads(cell.kept.read_text()) for cell in cells if cell.kept.is_file()]
+                said, well = f"failed: {error}", False
+            said = f"{one.name} {one.family} seed {seed}: {said}"
+            console.print(said, markup=False, highlight=False, soft_wrap=True)
+    return well
+
+
+def _digest(settings: BaseModel) -> str:
+    return hashlib.sha256(settings.model_dump_json().encode()).hexdigest()[:8]
 
 
 if __name__ == "__main__":

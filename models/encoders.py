@@ -73,6 +73,15 @@ class Encoder(nn.Module):
         with evaluating(self):
             return self.read_out(self._blank(), readout).shape[1]
 
+    def takes(self, size: int) -> bool:
+        """Whether it takes images of this height and width; some networks take but one size."""
+        try:
+            with evaluating(self):
+                self(self.mean.expand(1, -1, size, size))
+        except ModelError:
+            return False
+        return True
+
     def _whole_map_sizes(self, stages: int) -> list[tuple[int, int]]:
         """Height and width of the maps of the last stages for images of the encoder's size."""
         if stages not in self._map_sizes:

@@ -71,7 +71,7 @@ def chordal_loss(predicted: Tensor, true: Tensor) -> Tensor:
     r"""Compare rotations by the chord between them: mean of |p/|p| - t|^2 / 2 = 1 - cos(angle).
 
     The projection p/|p| is the rotation nearest to p, the SVD of Levinson et al. 2020
-    (https://arxiv.org/abs/2006.14616) in the plane, where the loss is theirs by 4.
+    (https://arxiv.org/abs/2006.14616) in the plane, where this loss is a quarter of theirs.
 
     Args:
         predicted: (N, 2), any length but 0.

@@ -68,23 +68,23 @@ def grid_of(encoder: Encoder, pixels: Tensor) -> tuple[int, int]:
 def embed(
     encoder: Encoder,
     pixels: Tensor,
-    mask_token: Tensor | None = None,
-    masked: Tensor | None = None,
+    hidden: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Turn pixels into tokens that know their position and have not met yet.
 
     Args:
         encoder: With a ViT.
         pixels: What `whole_patches` gives.
-        mask_token: (D,) that stands in for the masked patches, which keep their position.
-        masked: (N, L) bool; needed with a mask token.
+        hidden: Which patches a mask token stands in for, (N, L) bool, and the token (D,); they keep
+            their position.
 
     Returns:
         (N, P + L, D).
     """
     vit = _vit(encoder)
     x = vit.patch_embed(pixels)  # (N, h, w, D)
-    if mask_token is not None and masked is not None:
+    if hidden is not None:
+        masked, mask_token = hidden
         x = torch.where(masked.view(*x.shape[:3], 1), mask_token, x)
     return vit.norm_pre(vit._pos_embed(x))
 

@@ -1,8 +1,14 @@
 """The benchmarks measure what a run would do."""
 
+import json
+import sys
 from argparse import Namespace
 from pathlib import Path
 
+import numpy as np
+import pytest
+
+from benchmarks import methods
 from benchmarks.throughput import settings_of
 
 HERE = Path(__file__).resolve().parents[1]
@@ -16,3 +22,52 @@ def test_throughput_is_measured_at_the_settings_that_a_run_would_have(tmp_path, 
     assert (settings.data.size, settings.data.channels) == (32, 3)
     assert settings.pretrain.encoder.widths == (8, 16)
     assert (HERE / "params.yaml").read_text() == before
+
+
+def bench(monkeypatch, capsys, out, copy, *arguments):
+    """What the benchmark of methods prints, in cells of seconds."""
+    small = ["pretrain.batch_size=16", "finetune.learner.steps=2", "finetune.label_fraction=0.3"]
+    settings = [word for key in small for word in ("--set", key)]
+    command = ["methods", "--data", f"tiny={copy}", "--seeds", "1", "--at-once", "1"]
+    command += ["--seconds", "0.1", "--out", str(out), *settings, *arguments]
+    monkeypatch.setattr(sys, "argv", command)
+    monkeypatch.chdir(HERE)
+    methods.main()
+    return capsys.readouterr()
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """Grey images of two classes, bright and dark."""
+    labels = np.arange(80) % 2
+    images = np.random.default_rng(0).integers(0, 100, (80, 28, 28), dtype=np.uint8)
+    images[labels == 1] += 120
+    file = tmp_path / "tiny.npz"
+    np.savez(file, train_images=images, train_labels=labels, test_images=images[::-1] + 1,
+             test_labels=labels[::-1])  # fmt: skip
+    return file
+
+
+@pytest.mark.slow
+def test_methods_are_judged_beside_what_learned_nothing_and_not_twice(
+    tmp_path, monkeypatch, capsys, copy
+):
+    out = tmp_path / "out"
+    printed = bench(monkeypatch, capsys, out, copy, "--methods", "rotation,colorization").out
+    rows = {tuple(line.split(" | ")[:2]): line for line in printed.splitlines() if "| " in line}
+    known = {("| rotation", "CNN"), ("| random encoder", "CNN"), ("| random encoder", "ViT")}
+    assert known <= set(rows)
+    assert ("| colorization", "CNN") not in rows, "grey images do not suit it"
+    kept = sorted(out.rglob("rotation-*.json"))
+    numbers = json.loads(kept[0].read_text())
+    assert numbers["steps"] >= 1 and numbers["probe_all"] > 0.9, "bright and dark are easy"
+    kept[0].write_text(json.dumps(numbers | {"knn": 0.123}))
+    assert "| 12.3 |" in bench(monkeypatch, capsys, out, copy, "--methods", "rotation").out
+    bench(monkeypatch, capsys, out, copy, "--methods", "rotation", "--set", "pretrain.seed=5")
+    assert len(sorted(out.rglob("rotation-*.json"))) == 2, "other settings are another cell"
+
+
+def test_methods_that_do_not_exist_are_refused(tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        bench(monkeypatch, capsys, tmp_path, "no.npz", "--methods", "simclr,simcrl")
+    assert "no methods simcrl" in capsys.readouterr().err

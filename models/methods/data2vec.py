@@ -60,7 +60,7 @@ class Data2Vec(Method):
         pixels = whole_patches(self.encoder, one_view(batch))
         hidden, masked = self._hide(pixels)
         everywhere = contextual_targets(self.teacher, pixels, self.top_layers)
-        tokens = encode(self.encoder, embed(self.encoder, pixels, self.mask_token, masked))
+        tokens = encode(self.encoder, embed(self.encoder, pixels, (masked, self.mask_token)))
         prediction = self.head(gather(split(self.encoder, tokens)[1], hidden))
         target = gather(everywhere, hidden)
         return {

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from models.clustering import in_use, nearest, sinkhorn, spherical_kmeans
 from models.encoders import Encoder
+from models.errors import ModelError
 from models.heads import mlp
 from models.methods.method import Method, StepOutput, encode_crops, require_crops
 from models.methods.params import DeepClusterV2Params
@@ -49,14 +50,19 @@ class DeepClusterV2(Method):
 
     def expect(self, images: int) -> None:
         """Make room for an embedding and a cluster of each image."""
+        if images < len(self.centroids):
+            raise ModelError(
+                f"{images} images cannot make {len(self.centroids)} clusters; lower "
+                "pretrain.method.clusters"
+            )
         self.register_buffer("bank", torch.zeros(images, self.centroids.shape[1]))
         self.register_buffer("assigned", torch.full((images,), UNKNOWN))
 
     @torch.no_grad()
     def before_epoch(self) -> None:
-        """Cluster the memory bank; images that were never seen have no cluster yet."""
+        """Cluster the memory bank, once it holds enough; what was never seen has no cluster yet."""
         seen = self.bank.any(dim=1)
-        if seen.any():
+        if seen.sum() >= len(self.centroids):
             self.centroids = spherical_kmeans(self.bank[seen], len(self.centroids))
             assigned = nearest(self.bank, self.centroids).masked_fill(~seen, UNKNOWN)
             self.moved = share_moved(self.assigned, assigned, len(self.centroids))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from models.encoders import Encoder
+from models.errors import ModelError
 from models.methods.method import Method, StepOutput, one_view
 from models.methods.params import MAEParams
 from models.tokens import (
@@ -45,6 +46,10 @@ class MAE(Method):
         vit = require_vit(encoder, "mae")
         self.mask_ratio, dim = params.mask_ratio, params.decoder_dim
         self.side = patch_side(encoder)
+        if self.side == 1:
+            raise ModelError(
+                "mae brings each patch to deviation 1; set pretrain.encoder.patch_size to 2 or more"
+            )
         self.mask_token = nn.Parameter(torch.randn(dim) * 0.02)
         self.narrow = nn.Linear(vit.embed_dim, dim)
         self.decoder = transformer(dim, params.decoder_depth)

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from models.encoders import Encoder
 from models.errors import ModelError
 from models.methods.params import MultiCropSettings
-from models.modes import evaluating
 
 
 class StepOutput(TypedDict):
@@ -94,16 +93,11 @@ def two_views(batch: dict) -> tuple[Tensor, Tensor]:
 
 def require_crops(encoder: Encoder, params: MultiCropSettings) -> None:
     """Raise ModelError unless the encoder takes small crops of the size that is set."""
-    blank = encoder.mean.expand(1, -1, params.local_size, params.local_size)
-    try:
-        with evaluating(encoder):
-            encoder(blank)
-    except ModelError as error:
-        if params.local_views:
-            raise ModelError(
-                "this encoder takes no small crops; set pretrain.method.local_views to 0 "
-                "or take a CNN or a plain ViT"
-            ) from error
+    if params.local_views and not encoder.takes(params.local_size):
+        raise ModelError(
+            "this encoder takes no small crops; set pretrain.method.local_views to 0 "
+            "or take a CNN or a plain ViT"
+        )
 
 
 def encode_crops(encoder: Encoder, batch: dict, local_views: int) -> Tensor:

@@ -22,6 +22,9 @@ Share = Annotated[float, Field(gt=0, le=1)]
 Temperature = Annotated[
     float, Field(gt=0, description="Of the softmax; lower looks harder at the nearest images.")
 ]
+PrototypeTemperature = Annotated[
+    float, Field(gt=0, description="Of the softmax over prototypes or clusters; lower is surer.")
+]
 RisingMomentum = Annotated[
     float,
     Field(ge=0, le=1, description="Share of itself that the teacher keeps at first; rises to 1."),
@@ -245,7 +248,7 @@ class InpaintingParams(MethodSettings):
         description="What is removed: blocks at random places, or a quarter in the middle.",
     )
     blocks: PositiveInt = Field(
-        4, description="Number of blocks, which together are at most a quarter of the image."
+        4, description="Number of blocks, which together are a quarter of the image, less where they overlap."
     )
     decoder_width: DecoderWidth = 16
 
@@ -285,7 +288,7 @@ class SwAVParams(MultiCropSettings):
     """SwAV (Caron et al. 2020): predicts the clusters of a view, shared out evenly, from crops."""
 
     name: Literal["swav"] = Field("swav", description="The method.")
-    temperature: Temperature = 0.1
+    temperature: PrototypeTemperature = 0.1
     epsilon: float = Field(
         0.05, gt=0, description="Smoothness of the shares; near 0 each view has one prototype."
     )
@@ -301,8 +304,8 @@ class DINOParams(MultiCropSettings):
     """DINO (Caron et al. 2021): gives for crops what its own average gives for whole views."""
 
     name: Literal["dino"] = Field("dino", description="The method.")
-    temperature: Temperature = 0.1
-    teacher_temperatures: tuple[Temperature, Temperature] = Field(
+    temperature: PrototypeTemperature = 0.1
+    teacher_temperatures: tuple[PrototypeTemperature, PrototypeTemperature] = Field(
         (0.04, 0.07), description="Of the teacher, at first and after its warm-up."
     )
     warmup: float = Field(
@@ -322,7 +325,7 @@ class DeepClusterV2Params(MultiCropSettings):
     """DeepCluster v2 (Caron et al. 2020): clusters of former embeddings are the classes."""
 
     name: Literal["deepcluster-v2"] = Field("deepcluster-v2", description="The method.")
-    temperature: Temperature = 0.1
+    temperature: PrototypeTemperature = 0.1
     clusters: PositiveInt = Field(
         256, description="Of k-means, as each epoch begins; at most as many as there are images."
     )

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from models.encoders import Encoder
 from models.methods.method import Method, StepOutput, one_view
 from models.methods.params import PixelCNNParams
+from models.tokens import share_of
 
 
 class PixelCNN(Method):
@@ -50,7 +51,7 @@ class PixelCNN(Method):
         levels = self.quantise(x)
         # The first are as random as any, and there is always one of either kind.
         count = len(x)
-        alone = torch.arange(count, device=x.device) < max(1, round(self.alone * count))
+        alone = torch.arange(count, device=x.device) < share_of(count, self.alone)
         given = code.masked_fill(alone.unsqueeze(1), 0)
         logits = self.decoder(self.values(levels), given)
         nats = F.cross_entropy(logits, levels, reduction="none").mean((1, 2, 3))

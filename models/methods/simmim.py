@@ -107,10 +107,10 @@ def _statistics_kept(encoder: Encoder) -> Iterator[list[_BatchNorm]]:
 
 def _freeze_what_no_map_needs(encoder: Encoder) -> Tensor:
     """Stop training weights that the feature map does not depend on; give a map (1, c, h, w)."""
-    weights = list(encoder.parameters())
+    weights = [weight for weight in encoder.parameters() if weight.requires_grad]
     with evaluating(encoder), torch.enable_grad():
         features = encoder.feature_map(encoder.mean.expand(1, -1, encoder.size, encoder.size))
         slopes = torch.autograd.grad(features.sum(), weights, allow_unused=True)
     for weight, slope in zip(weights, slopes, strict=True):
-        weight.requires_grad_(weight.requires_grad and slope is not None)
+        weight.requires_grad_(slope is not None)
     return features.detach()

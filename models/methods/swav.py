@@ -9,8 +9,8 @@ crops as in section 3.3). Prototypes stay as they are during the first steps.
 Accepts any encoder; one of a fixed input size without small crops. tau and epsilon are the paper's,
 the hidden width is its by 8, the embeddings' own is kept. Prototypes are fewer than the images of a
 batch (the paper: 3000 for batches of 4096), so that a batch can be shared out among them and needs
-no queue of former ones. `frozen_steps` is an epoch's share as in the authors' code (313 of batches
-of 4096), by a third, since runs are short.
+no queue of former ones. `frozen_steps` is a third of the 313 of the authors' code,
+since runs are short.
 """
 
 import torch

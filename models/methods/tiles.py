@@ -5,9 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.encoders import Encoder
-from models.errors import ModelError
 from models.geometry import tile_slack
-from models.modes import evaluating
 
 
 def draw_offsets(images: Tensor, tile: int, tiles: int, jitter: int = 0) -> Tensor:
@@ -32,13 +30,7 @@ def draw_offsets(images: Tensor, tile: int, tiles: int, jitter: int = 0) -> Tens
 
 def only_size(encoder: Encoder) -> int | None:
     """The side of the images that an encoder takes if it takes no other, such as a Swin's."""
-    tile = encoder.mean.expand(1, -1, encoder.size // 3, encoder.size // 3)
-    try:
-        with evaluating(encoder):
-            encoder(tile)
-    except ModelError:
-        return encoder.size
-    return None
+    return None if encoder.takes(encoder.size // 3) else encoder.size
 
 
 def encode_tiles(encoder: Encoder, tiles: Tensor, side: int | None = None) -> Tensor:

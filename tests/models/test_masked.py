@@ -149,7 +149,7 @@ def test_mask_token_replaces_the_patch_and_keeps_its_position():
     encoder, token = vit().eval(), torch.randn(64)
     masked = marked(torch.tensor([[0, 9], [3, 4], [47, 48]]), 49)
     pixels = whole_patches(encoder, images())
-    plain, hidden = embed(encoder, pixels), embed(encoder, pixels, token, masked)
+    plain, hidden = embed(encoder, pixels), embed(encoder, pixels, (masked, token))
     at = encoder.network.net.pos_embed[0, 1:]
     for n in range(3):
         for patch in range(49):
@@ -646,7 +646,7 @@ def test_data2vec_loss_is_smooth_l1_at_hidden_patches():
     with seeded("mask"):
         _, masked = method._hide(pixels)
     target = contextual_targets(method.teacher, pixels, 3)
-    tokens = encode(method.encoder, embed(method.encoder, pixels, method.mask_token, masked))
+    tokens = encode(method.encoder, embed(method.encoder, pixels, (masked, method.mask_token)))
     prediction = method.head(split(method.encoder, tokens)[1])
     total = []
     for error in (prediction - target)[masked].flatten().tolist():
