@@ -248,7 +248,7 @@ class InpaintingParams(MethodSettings):
         description="What is removed: blocks at random places, or a quarter in the middle.",
     )
     blocks: PositiveInt = Field(
-        4, description="Number of blocks, which together are a quarter of the image, less where they overlap."
+        4, description="Number of blocks, together a quarter of the image or less, as they overlap."
     )
     decoder_width: DecoderWidth = 16
 
