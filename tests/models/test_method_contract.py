@@ -59,7 +59,7 @@ def views_of(name):
 
 def method_for(name, encoder, seed=0):
     method = build_method(settings(name), encoder, seed)
-    method.expect(16)
+    method.expect(1000)
     return method
 
 
