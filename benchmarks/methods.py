@@ -7,7 +7,7 @@ A method pretrains under its preset (`examples/methods/NAME.yaml` over `examples
 params.yaml), on one thread, for as many steps as its own measured speed makes of the budget, the
 making of views included. Its last encoder is then judged on the test set: kNN and a linear probe
 on all labels, a linear probe and the fine-tuning of params.yaml on 1% of them; neighbours and
-probes see the last map on a 3 x 3 grid, 576 features of either family. Beside them the same
+probes see the last map on a 3 x 3 grid. Beside them the same
 for the random encoder of either family, whose fine-tuning is the control (supervised from scratch),
 and for the pixels themselves.
 

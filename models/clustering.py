@@ -66,7 +66,7 @@ def sinkhorn(scores: Tensor, epsilon: float, iterations: int = 3) -> Tensor:
 def swapped_prediction(targets: Tensor, log_predictions: Tensor) -> Tensor:
     r"""Predict, from each view, what the other views of the same image say.
 
-    SwAV, equations 1 and 2, over many crops (section 3.3), and DINO, equation 3 (Caron et al.
+    SwAV, equations 1 and 2, over many crops (section 3.2), and DINO, equation 3 (Caron et al.
     2021, https://arxiv.org/abs/2104.14294): -1/N sum_n sum_k t_ink log p_vnk, averaged over all
     pairs of a target i and a view v that is not the same.
 

@@ -8,8 +8,9 @@ sharpening by a low teacher temperature keeps all from becoming even. The last l
 and stays as it is during the first steps.
 
 Accepts any encoder; one of a fixed input size without small crops. Temperatures are those of the
-paper, as is the warm-up's share of a run (30 epochs of 100). The hidden width is its by 8, K by
-128, as data are fewer. The projector has batch norm and relu, as others here, where the paper's has
+paper, as is the warm-up's share of a run (30 epochs of 100). The hidden width is its by 8, the
+bottleneck by 2, K by 128, as data are fewer; the last layer stays for 100 steps where the paper's
+stays for an epoch. The projector has batch norm and relu, as others here, where the paper's has
 gelu alone. `momentum` is lower than the paper's 0.996, as runs are shorter, and rises to 1 as
 there.
 """

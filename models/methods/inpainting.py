@@ -6,7 +6,7 @@ again from what is around them; only what was removed counts: L = mean over remo
 filled in; its features are learned from the reconstruction loss alone (section 4.2), as here, so
 what is filled in is blurred. The border of the hole weighs no more than its middle.
 
-Removed are blocks at random places, together about a quarter of the image as in the paper
+Removed are blocks at random places, together at most about a quarter of the image as in the paper
 (section 3.3, where they teach better than the centre does), or its centre, a quarter of it. They
 are filled with the mean colour, zero for the network. The paper's channel-wise full connection
 between encoder and decoder is a linear layer from the encoder's features here.

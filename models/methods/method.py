@@ -101,7 +101,7 @@ def require_crops(encoder: Encoder, params: MultiCropSettings) -> None:
 
 
 def encode_crops(encoder: Encoder, batch: dict, local_views: int) -> Tensor:
-    """Encode two views and small crops, those of one size in one pass (SwAV, section 3.3).
+    """Encode two views and small crops, those of one size in one pass (SwAV, section 3.2).
 
     Returns:
         ((2 + local_views) * N, D) features, one crop of all images after the other.

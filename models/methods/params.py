@@ -80,7 +80,7 @@ class MethodSettings(BaseModel):
 
 
 class MultiCropSettings(MethodSettings):
-    """What methods share that compare small crops with views (SwAV, section 3.3).
+    """What methods share that compare small crops with views (SwAV, section 3.2).
 
     A batch holds the views first, then the small crops.
     """

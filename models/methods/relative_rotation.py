@@ -20,8 +20,9 @@ Shortcuts, and what closes each:
 - blur: interpolation blurs at 45 degrees and not at 0, so every view, whatever its angle, is
   moved by half a pixel at most, which blurs all of them alike on average;
 - straight traces of the augmentation: set `augmentation.erase` and `rotate` to 0, the one paints
-  upright rectangles, the other turns before and beside what is regressed. `hflip` too: between an
-  image and its mirror image there is no rotation.
+  upright rectangles, the other turns before and beside what is regressed; `crop_ratio` to [1, 1],
+  as others stretch along the sides; `hflip` and `vflip` too: between an image and its mirror
+  image there is no rotation.
 
 Accepts any encoder. There is no paper to scale the head from.
 """

@@ -5,7 +5,8 @@ random views x1, x2; h = f(x), z = g(h); the loss picks, for each z, the other v
 among all other views of the batch (equation 1). g is thrown away, h is what is kept.
 
 Accepts any encoder. The paper's h is mean-pooled; an encoder whose `readout` keeps a coarse grid
-lets the embedding know where things are (docs/decisions/0002).
+lets the embedding know where things are (docs/decisions/0002). The hidden width is the paper's by
+8, the embeddings' own is kept; tau lies between the paper's for ImageNet, 0.1, and CIFAR-10, 0.5.
 """
 
 import torch

@@ -4,7 +4,7 @@ Caron, Misra, Mairal, Goyal, Bojanowski, Joulin 2020, https://arxiv.org/abs/2006
 of each crop, normalised, is compared with prototypes C. The two global views of a batch are shared
 out evenly among the prototypes (codes q, equations 3 and 4: Sinkhorn-Knopp, three rounds), and
 each crop's softmax of z C / tau predicts the codes of the other views (equations 1 and 2, small
-crops as in section 3.3). Prototypes stay as they are during the first steps.
+crops as in section 3.2). Prototypes stay as they are during the first steps.
 
 Accepts any encoder; one of a fixed input size without small crops. tau and epsilon are the paper's,
 the hidden width is its by 8, the embeddings' own is kept. Prototypes are fewer than the images of a
