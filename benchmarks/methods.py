@@ -44,7 +44,7 @@ from benchmarks.throughput import in_memory, lightning_speed, method_for, settin
 from data.augment import build_augmenter
 from data.pack import pack
 from data.splits import draw_labels
-from data.store import PackedStore, read_test_labels
+from data.store import PackedStore, evenly_spread, read_test_labels
 from models.encoders import Encoder, build_encoder
 from models.extraction import extract_features
 from models.learners import LinearProbeParams, fit_classifier
@@ -52,12 +52,13 @@ from models.learners.logistic import choose_penalty, fit_logistic
 from models.methods.method import Method
 from models.methods.registry import METHODS
 from models.metrics import knn_accuracy
+from models.norms import measure_norms
 from models.params import Readout
 from models.randomness import seeded
 from models.tensors import to_float
 from tasks.errors import TaskError
 from tasks.params import Params
-from tasks.pretrain import view_policies
+from tasks.pretrain import WATCHED, view_policies
 
 RANDOM, PIXELS = "random encoder", "pixels"
 ALL = [*METHODS, "simclr@vit", "dino@vit"]
@@ -113,9 +114,11 @@ def measure(cell: Cell) -> dict[str, Any]:
     result: dict[str, Any] = {"contender": cell.contender.name, "family": cell.contender.family}
     shape = {name: store.manifest[name] for name in ("channels", "size", "mean", "std")}
     encoder = build_encoder(pretrain.encoder, **shape, seed=cell.seed)
+    rows = store.rows("train")
     if cell.contender.trains:
         method, cost = _pretrained(cell, store)
         encoder = method.encoder
+        measure_norms(encoder, torch.from_numpy(store.gather(evenly_spread(rows, WATCHED))))
         result |= cost
     result |= judge(cell, store, encoder)
     cell.kept.parent.mkdir(parents=True, exist_ok=True)

@@ -29,6 +29,7 @@ from models.methods.method import Method
 from models.methods.params import MultiCropSettings
 from models.modes import evaluating
 from models.monitors import CollapseMonitor, EpochHistory, OnlineKNN
+from models.norms import measure_norms
 from models.pretraining import Pretraining
 from models.randomness import seeded
 from models.tensors import to_float
@@ -67,7 +68,8 @@ def pretrain(run: Stage) -> None:
         method, params.optimizer, params.epochs, len(data.train_dataloader()), seed=params.seed
     )
     history = EpochHistory(on_epoch=lambda row: _tell(run, row))
-    callbacks = [CollapseMonitor(_watched(store, rows)), *_probe(run, store, rows)]
+    watched = _watched(store, rows)
+    callbacks = [CollapseMonitor(watched), *_probe(run, store, rows)]
     trainer = _trainer(run, [*callbacks, history, Speedometer(run, params.epochs)])
     checkpoint = newest_checkpoint(run.scratch, run.note)
     if checkpoint is not None:
@@ -80,9 +82,11 @@ def pretrain(run: Stage) -> None:
         raise KeyboardInterrupt from None
     except UnhealthyError as error:
         raise UnhealthyError(f"{error}. {_last_healthy(run)}") from None
-    save_weights(method.encoder, run.out / "encoder.safetensors")
     shown = _images(store, evenly_spread(rows, SHOWN))
     write_rows(run.out / "pictures.npz", _pictures(method, shown, params.seed))
+    # After the pictures: what draws them knows the encoder as it was trained.
+    measure_norms(method.encoder, watched)
+    save_weights(method.encoder, run.out / "encoder.safetensors")
     run.write_json("encoder.json", {**_described(params), **shape})
     epochs = [{**row, "epoch": int(row["epoch"]) + 1} for row in history.rows]
     run.write_csv("history.csv", epochs)

@@ -7,17 +7,14 @@ hidden pixels alone (equation 1).
 Accepts any encoder: squares are painted over with one learnt colour in the image itself, where the
 paper replaces a ViT's tokens. The share that is hidden is the paper's (section 4.1.2), and the
 squares are, as there, about a seventh of a side: 4 pixels for images of 28 and 32. What the last
-map does not depend on, such as a norm behind it, stays as it is. The running statistics of batch
-norm are those of whole images, an eighth of each batch, since probes and heads read whole ones.
+map does not depend on, such as a norm behind it, stays as it is.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from models.encoders import Encoder
 from models.methods.method import Method, StepOutput, one_view
@@ -43,11 +40,7 @@ class SimMIM(Method):
         """Predict the hidden pixels of each image (figure 1)."""
         images = one_view(batch)
         masked = self._hide(images)
-        with _statistics_kept(self.encoder) as norms:
-            features = self.encoder.feature_map(torch.where(masked, self.colour, images))
-        if norms:
-            with torch.no_grad():
-                self.encoder.feature_map(images[: max(2, len(images) // 8)])
+        features = self.encoder.feature_map(torch.where(masked, self.colour, images))
         difference = self._predict(features, images) - self.encoder.normalise(images)
         loss = mean_on_masked(difference.abs(), masked)
         error = mean_on_masked((difference.detach() * self.encoder.std).square(), masked)
@@ -89,20 +82,6 @@ class SimMIM(Method):
 def mean_on_masked(values: Tensor, masked: Tensor) -> Tensor:
     """Average values (N, C, H, W) where masked (N, 1, H, W) bool is true."""
     return (values * masked).sum() / (masked.sum() * values.shape[1])
-
-
-@contextmanager
-def _statistics_kept(encoder: Encoder) -> Iterator[list[_BatchNorm]]:
-    """Let batch norm use the batch's statistics and not remember them; gives the norms."""
-    norms = [module for module in encoder.modules() if isinstance(module, _BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
-    try:
-        yield norms
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
 
 
 def _freeze_what_no_map_needs(encoder: Encoder) -> Tensor:

@@ -39,8 +39,15 @@ def flow_runs():
 
 
 def what_became_of(started):
-    """The flows, and what those that started them said."""
-    said = [f"flows: {flow_runs()}"]
+    """The flows with their last log lines, and what those that started them said."""
+    from prefect.client.orchestration import get_client
+
+    said = []
+    with get_client(sync_client=True) as client:
+        for run in client.read_flow_runs():
+            state = f"{run.state.name} at {run.state.timestamp:%T}: {run.state.message}"
+            said.append(f"{client.read_flow(run.flow_id).name} ({run.start_time:%T}) {state}")
+        said += [f"{line.timestamp:%T} {line.message}" for line in client.read_logs()[-40:]]
     for name, process in started.items():
         ended = process.poll()
         process.kill()

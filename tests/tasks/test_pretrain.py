@@ -9,8 +9,12 @@ import torch
 
 from data.errors import DataError
 from data.store import PackedStore, evenly_spread
+from models.encoders import build_encoder
 from models.methods.registry import METHODS
 from models.methods.simclr import SimCLR
+from models.modes import evaluating
+from models.tensors import to_float
+from models.weights import load_weights
 from tasks.errors import TaskError
 from tasks.picture_rows import read_rows
 from tasks.pretrain import pretrain, view_policies
@@ -86,6 +90,23 @@ def test_method_that_shows_nothing_leaves_a_file_without_rows():
     run = make_stage("pretrain")
     pretrain(run)
     assert (run.out / "pictures.npz").is_file() and read_rows(run.out / "pictures.npz") == {}
+
+
+def test_batch_norm_of_the_kept_encoder_knows_whole_images():
+    run = make_stage("pretrain")
+    pretrain(run)
+    shape = json.loads((run.out / "encoder.json").read_text())
+    kept = {name: shape[name] for name in ("channels", "size", "mean", "std")}
+    encoder = build_encoder(run.params.pretrain.encoder, **kept, seed=0)
+    load_weights(encoder, run.out / "encoder.safetensors")
+    store = PackedStore.open(ARTIFACTS / "prepare" / "store")
+    whole = to_float(torch.from_numpy(store.gather(store.rows("train"))))
+    norm = next(m for m in encoder.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    reached = {}
+    norm.register_forward_hook(lambda _, inputs, __: reached.update(norm=inputs[0]))
+    with evaluating(encoder):
+        encoder(whole)
+    torch.testing.assert_close(norm.running_mean, reached["norm"].mean((0, 2, 3)))
 
 
 def test_what_a_method_measures_of_itself_is_in_history_journal_and_metrics():
