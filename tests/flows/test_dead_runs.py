@@ -1,5 +1,7 @@
 """Looks and comparisons that are killed: Prefect is told, and nothing of them is left."""
 
+import signal
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,10 +13,11 @@ from tests.e2e.tiny_project import make_tiny_project
 from tests.faults.framed_project import processes_in, put_framed_stage, stages_in, start
 from tests.faults.waiting import until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(600)]
 
 # It finds the first data, so that it retrains.
 LOOK = "from flows.watch import watch; watch('.', settle=0)"
+WITH_STACKS = "import faulthandler, signal; faulthandler.register(signal.SIGUSR1); "
 COMPARE = ("-m", "flows.cli", "compare", "--seeds", "2", "--at-once", "2")
 
 
@@ -38,21 +41,24 @@ def flow_runs():
         }
 
 
-def what_became_of(started):
-    """The flows with their last log lines, and what those that started them said."""
+def what_became_of(started, project):
+    """All flows with their log, what those that started them said, and the server's own log."""
     from prefect.client.orchestration import get_client
 
     said = []
     with get_client(sync_client=True) as client:
         for run in client.read_flow_runs():
-            state = f"{run.state.name} at {run.state.timestamp:%T}: {run.state.message}"
-            said.append(f"{client.read_flow(run.flow_id).name} ({run.start_time:%T}) {state}")
-        said += [f"{line.timestamp:%T} {line.message}" for line in client.read_logs()[-40:]]
+            state = f"{run.state.name} since {run.state.timestamp:%T}: {run.state.message}"
+            said.append(f"{client.read_flow(run.flow_id).name}, from {run.start_time}: {state}")
+        said += [f"{line.timestamp:%T} {line.message}" for line in client.read_logs()[-60:]]
     for name, process in started.items():
         ended = process.poll()
+        process.send_signal(signal.SIGUSR1)  # its stacks, see `WITH_STACKS`
+        time.sleep(2.0)
         process.kill()
         said.append(f"{name} (ended: {ended}) said: {process.communicate()[0]}")
-    return "\n".join(said)
+    log = project / ".instar" / "logs" / "prefect-server.log"
+    return "\n".join([*said, log.read_text(errors="replace")[-4000:]])
 
 
 def test_a_killed_look_its_run_and_a_comparison_are_marked_and_leave_nothing(tmp_path, monkeypatch):
@@ -64,10 +70,12 @@ def test_a_killed_look_its_run_and_a_comparison_are_marked_and_leave_nothing(tmp
         server.wait()
         others = processes_in(project)
         comparing = start(project, *COMPARE, PYTHONPATH=str(project))
-        looking = start(project, "-c", LOOK, PYTHONPATH=str(project), PREFECT_API_URL=server.url)
+        looking = start(
+            project, "-c", WITH_STACKS + LOOK, PYTHONPATH=str(project), PREFECT_API_URL=server.url
+        )
         running = dict.fromkeys(("compare", "retrain", "watch"), "RUNNING")
-        started = {"compare": comparing, "watch": looking}
-        until(lambda: flow_runs() == running, lambda: what_became_of(started), 180)
+        started = {"watch": looking}
+        until(lambda: flow_runs() == running, lambda: what_became_of(started, project), 180)
         until(lambda: list(project.glob(".instar/runs/*.json")), "no run has a record", 180)
         work = project / ".instar" / "work"
         until(lambda: sum(map(Path.is_dir, work.iterdir())) == 3, "not both cells have begun", 180)
