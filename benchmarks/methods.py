@@ -22,13 +22,15 @@ import argparse
 import hashlib
 import json
 import logging
+import os
 import statistics
+import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -366,7 +368,7 @@ def compute(cells: Sequence[Cell], at_once: int, console: Console) -> bool:
     missing = [cell for cell in cells if not cell.kept.is_file()]
     well = True
     with (
-        ProcessPoolExecutor(at_once, get_context("spawn")) as pool,
+        ProcessPoolExecutor(at_once, get_context("spawn"), initializer=_begin) as pool,
         Progress(console=console) as progress,
     ):
         bar = progress.add_task(missing[0].data if missing else "kept", total=len(missing))
@@ -382,6 +384,18 @@ def compute(cells: Sequence[Cell], at_once: int, console: Console) -> bool:
             said = f"{one.name} {one.family} seed {seed}: {said}"
             console.print(said, markup=False, highlight=False, soft_wrap=True)
     return well
+
+
+def _begin() -> None:
+    """Set up a worker: one that outlived a killed benchmark would disturb the next."""
+    parent = parent_process()
+    assert parent is not None
+
+    def end_with_it() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_it, daemon=True).start()
 
 
 def _digest(settings: BaseModel) -> str:
