@@ -83,10 +83,11 @@ def pretrain(run: Stage) -> None:
     except UnhealthyError as error:
         raise UnhealthyError(f"{error}. {_last_healthy(run)}") from None
     shown = _images(store, evenly_spread(rows, SHOWN))
-    write_rows(run.out / "pictures.npz", _pictures(method, shown, params.seed))
-    # After the pictures: what draws them knows the encoder as it was trained.
+    # Drawn before the norms are measured: what draws knows the encoder as it was trained.
+    pictures = _pictures(method, shown, params.seed)
     measure_norms(method.encoder, watched)
     save_weights(method.encoder, run.out / "encoder.safetensors")
+    write_rows(run.out / "pictures.npz", pictures)
     run.write_json("encoder.json", {**_described(params), **shape})
     epochs = [{**row, "epoch": int(row["epoch"]) + 1} for row in history.rows]
     run.write_csv("history.csv", epochs)
