@@ -116,11 +116,9 @@ def measure(cell: Cell) -> dict[str, Any]:
     result: dict[str, Any] = {"contender": cell.contender.name, "family": cell.contender.family}
     shape = {name: store.manifest[name] for name in ("channels", "size", "mean", "std")}
     encoder = build_encoder(pretrain.encoder, **shape, seed=cell.seed)
-    rows = store.rows("train")
     if cell.contender.trains:
         method, cost = _pretrained(cell, store)
         encoder = method.encoder
-        measure_norms(encoder, torch.from_numpy(store.gather(evenly_spread(rows, WATCHED))))
         result |= cost
     result |= judge(cell, store, encoder)
     cell.kept.parent.mkdir(parents=True, exist_ok=True)
@@ -169,6 +167,8 @@ def pretrain(params: Any, store: PackedStore, seed: int, steps: int) -> Method:
         enable_model_summary=False,
     )
     trainer.fit(Pretraining(method, optimizer, 1, steps, seed), data)
+    watched = torch.from_numpy(store.gather(evenly_spread(rows, WATCHED)))
+    measure_norms(method.encoder, watched)
     return method
 
 

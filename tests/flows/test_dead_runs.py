@@ -53,7 +53,7 @@ def what_became_of(started, project):
         said += [f"{line.timestamp:%T} {line.message}" for line in client.read_logs()[-60:]]
     for name, process in started.items():
         ended = process.poll()
-        process.send_signal(signal.SIGUSR1)  # its stacks, see `WITH_STACKS`
+        process.send_signal(signal.SIGUSR1)  # the look shows its stacks, see `WITH_STACKS`
         time.sleep(2.0)
         process.kill()
         said.append(f"{name} (ended: {ended}) said: {process.communicate()[0]}")
@@ -74,7 +74,7 @@ def test_a_killed_look_its_run_and_a_comparison_are_marked_and_leave_nothing(tmp
             project, "-c", WITH_STACKS + LOOK, PYTHONPATH=str(project), PREFECT_API_URL=server.url
         )
         running = dict.fromkeys(("compare", "retrain", "watch"), "RUNNING")
-        started = {"watch": looking}
+        started = {"watch": looking, "compare": comparing}
         until(lambda: flow_runs() == running, lambda: what_became_of(started, project), 180)
         until(lambda: list(project.glob(".instar/runs/*.json")), "no run has a record", 180)
         work = project / ".instar" / "work"
