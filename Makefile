@@ -4,6 +4,8 @@ BIN := .venv/bin
 DATA ?=
 DATA_PATH ?=
 STACK ?=
+# Three on two cores, as tests wait for servers. The tests of a file stay together: they share some.
+SIDE_BY_SIDE := -n 3 --dist loadfile
 
 .PHONY: demo stack stack-stop test test-fast test-faults lint format types setup lock bench bench-methods docs clean help
 
@@ -22,11 +24,11 @@ stack-stop: setup  ## end them; databases, objects and passwords stay in .instar
 # In two processes: once Prefect has run in one, whatever it forks ends with 1 (Prefect's services
 # assert at the child's exit what their own fork handler has just taken away), data loaders too.
 test: setup  ## all tests, the ones with real servers included
-	@$(BIN)/python -m pytest -m "not slow and not faults"
-	@$(BIN)/python -m pytest -m "slow and not faults" --durations=15
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not slow and not faults"
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "slow and not faults" --durations=15
 
-test-fast: setup  ## the unit tests, in seconds
-	@$(BIN)/python -m pytest -m "not slow"
+test-fast: setup  ## the quick ones: all but real servers and whole runs
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not slow"
 
 test-faults: setup  ## the long trials of docs/reliability.md: kill it, unplug it, run it twice
 	@$(BIN)/python -m pytest -m faults
