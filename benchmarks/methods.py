@@ -103,7 +103,8 @@ class Cell:
         """Where its numbers are kept."""
         one = self.contender
         name = f"{one.name}-{one.family}-{self.seed}-{_digest(one.settings)}.json"
-        return self.packed / f"{self.seconds:g}s" / name.replace(" ", "-")
+        budget = f"{self.seconds:g}s" if one.trains else "untrained"
+        return self.packed / budget / name.replace(" ", "-")
 
 
 def measure(cell: Cell) -> dict[str, Any]:

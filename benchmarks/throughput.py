@@ -88,8 +88,6 @@ def lightning_speed(
     params: PretrainParams, store: PackedStore, engine: str, workers: int, seconds: float
 ) -> float:
     """Images a second of the real thing: Lightning's trainer over our DataModule."""
-    from datetime import timedelta
-
     from lightning.pytorch import Callback, Trainer
 
     from models.pretraining import Pretraining
@@ -98,11 +96,12 @@ def lightning_speed(
         first = last = 0.0
         steps = 0
 
-        def on_train_batch_end(self, *_: Any) -> None:
+        def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
             self.last = time.perf_counter()
             self.steps += 1
             if self.steps == 5:
                 self.first = self.last
+            trainer.should_stop = self.steps > 5 and self.last - self.first > seconds
 
     augmentation = params.augmentation.model_copy(update={"engine": engine})
     data = ViewsDataModule(
@@ -116,7 +115,7 @@ def lightning_speed(
     module = Pretraining(method_for(params, store), params.optimizer, 1000, 1000, seed=0)
     clock = Clock()
     trainer = Trainer(
-        max_time=timedelta(seconds=seconds + 3),
+        max_epochs=-1,
         accelerator="cpu",
         logger=False,
         callbacks=[clock],
