@@ -63,8 +63,13 @@ def test_methods_are_judged_beside_what_learned_nothing_and_not_twice(
     assert numbers["steps"] >= 1 and numbers["probe_all"] > 0.9, "bright and dark are easy"
     kept[0].write_text(json.dumps(numbers | {"knn": 0.123}))
     assert "| 12.3 |" in bench(monkeypatch, capsys, out, copy, "--methods", "rotation").out
+    untrained = next(out.rglob("random-encoder-CNN-*.json"))
+    untrained.write_text(json.dumps(json.loads(untrained.read_text()) | {"knn": 0.456}))
+    longer = ("--methods", "rotation", "--seconds", "0.2")
+    assert "| 45.6 |" in bench(monkeypatch, capsys, out, copy, *longer).out, "no budget changes it"
+    rows = len(sorted(out.rglob("rotation-*.json")))
     bench(monkeypatch, capsys, out, copy, "--methods", "rotation", "--set", "pretrain.seed=5")
-    assert len(sorted(out.rglob("rotation-*.json"))) == 2, "other settings are another cell"
+    assert len(sorted(out.rglob("rotation-*.json"))) == rows + 1, "other settings are another cell"
 
 
 def test_methods_that_do_not_exist_are_refused(tmp_path, monkeypatch, capsys):

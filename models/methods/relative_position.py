@@ -14,7 +14,8 @@ Shortcuts (section 3.1), and what closes each:
   others ("color dropping"). So f learns nothing of colour.
 
 Accepts any encoder; one that takes a single size gets the patches resized to it. Patches are 96
-of 144 pixels of a cell, and the head's layers those of the paper by 8.
+of 144 pixels of a cell, and the head's layers those of the paper by 8. Small patches are enlarged:
+of 6 pixels, as in an image of 32, a network that halves its map three times leaves a single place.
 """
 
 import torch
@@ -31,6 +32,7 @@ from models.methods.tiles import draw_offsets, encode_tiles, only_size
 SHARE = 96 / 144
 MIDDLE = TILES // 2
 NEIGHBOURS = TILES - 1
+SMALLEST = 14  # pixels, to which smaller patches are enlarged
 
 
 class RelativePosition(Method):
@@ -48,7 +50,8 @@ class RelativePosition(Method):
         """Tell where one neighbour of each image's middle lies."""
         patches, labels = pairs(one_view(batch))
         patches = drop_colours(standardise(patches))
-        features = self.patch_head(encode_tiles(self.encoder, patches, self.only_size))
+        side = self.only_size or (SMALLEST if patches.shape[-1] < SMALLEST else None)
+        features = self.patch_head(encode_tiles(self.encoder, patches, side))
         logits = self.classifier(features.flatten(1))
         accuracy = (logits.argmax(1) == labels).float().mean()
         return {"loss": F.cross_entropy(logits, labels), "metrics": {"accuracy": accuracy}}

@@ -30,7 +30,7 @@ from models.methods.params import (
     RotationParams,
 )
 from models.methods.relative_position import SHARE as POSITION_SHARE
-from models.methods.relative_position import drop_colours, pairs
+from models.methods.relative_position import SMALLEST, drop_colours, pairs
 from models.methods.relative_rotation import RelativeRotation
 from models.methods.tiles import draw_offsets, encode_tiles, only_size
 from models.optimizers import build_optimizer, decay_groups
@@ -409,6 +409,14 @@ def test_the_label_is_where_the_neighbour_lies():
         down, right = around[label]
         assert (middle == 11).all()
         assert (neighbour == 10 * (1 + down) + 1 + right).all()
+
+
+@pytest.mark.parametrize(("side", "patch"), [(32, SMALLEST), (90, 20)])
+def test_small_patches_are_enlarged_and_others_left(side, patch):
+    method, seen = build_method(RelativePositionParams(), small_encoder(), seed=0), []
+    method.encoder.network.stem.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    method.training_step({"views": [noise(4, 1, side, side)]})
+    assert seen[0].shape == (8, 1, patch, patch)
 
 
 def test_a_patch_keeps_one_colour():
