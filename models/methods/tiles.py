@@ -40,7 +40,7 @@ def encode_tiles(encoder: Encoder, tiles: Tensor, side: int | None = None) -> Te
         encoder: f.
         tiles: Of mean 0 and deviation 1, see `models.geometry.standardise`. They reach the network
             so: what the encoder's own normalisation takes away is added here.
-        side: To which tiles are resized first, for an encoder that takes no other size.
+        side: To which tiles are resized first, where the encoder wants another size than theirs.
     """
     flat = tiles.flatten(0, 1)
     if side is not None:
