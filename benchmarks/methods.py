@@ -42,7 +42,7 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from benchmarks.throughput import in_memory, lightning_speed, method_for, settings_of, train
+from benchmarks.throughput import in_memory, method_for, settings_of, step_costs
 from data.augment import build_augmenter
 from data.pack import pack
 from data.splits import draw_labels
@@ -130,17 +130,15 @@ def measure(cell: Cell) -> dict[str, Any]:
 def _pretrained(cell: Cell, store: PackedStore) -> tuple[Method, dict[str, float]]:
     """The method after its budget, and what a step of it costs."""
     params = cell.contender.settings.pretrain
-    size = params.batch_size
-    bare = train(method_for(params, store), in_memory(params, store), size, 3.0)
-    speed = lightning_speed(params, store, "batched", 0, 4.0)
-    steps = max(1, round(cell.seconds * speed / size))
+    real, bare = step_costs(params, store, cell.seconds / 5)
+    steps = max(1, round(cell.seconds / real))
     started = time.perf_counter()
     method = pretrain(params, store, cell.seed, steps)
     cost = {
         "steps": steps,
         "seconds": time.perf_counter() - started,
-        "ms_a_step": 1000 * size / speed,
-        "of_bare": bare / speed,
+        "ms_a_step": 1000 * real,
+        "of_bare": real / bare,
         "mib": step_bytes(method_for(params, store), next(in_memory(params, store))) / 2**20,
     }
     return method, cost

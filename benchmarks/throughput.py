@@ -20,10 +20,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch.optim import Optimizer
 
 from data.datamodule import Views, ViewsDataModule
 from data.pack import pack
@@ -36,6 +37,9 @@ from models.methods.method import Method
 from models.optimizers import build_optimizer, decay_groups
 from tasks.params import Params, PretrainParams, load_params
 from tasks.pretrain import view_policies
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Callback, Trainer
 
 Batches = Iterator[dict[str, Any]]
 IMAGES = 8192
@@ -72,11 +76,7 @@ def train(method: Method, batches: Batches, batch_size: int, seconds: float) -> 
     for number, batch in enumerate(batches):
         if number == 5:
             started = time.perf_counter()
-        loss = method.training_step(batch)["loss"]
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        method.after_step(0.0)
+        bare_step(method, optimizer, batch)
         if number >= 5:
             steps += 1
             if time.perf_counter() - started > seconds:
@@ -84,13 +84,20 @@ def train(method: Method, batches: Batches, batch_size: int, seconds: float) -> 
     return steps * batch_size / (time.perf_counter() - started)
 
 
+def bare_step(method: Method, optimizer: Optimizer, batch: dict[str, Any]) -> None:
+    """Forward, backward and update, and nothing else."""
+    loss = method.training_step(batch)["loss"]
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    method.after_step(0.0)
+
+
 def lightning_speed(
     params: PretrainParams, store: PackedStore, engine: str, workers: int, seconds: float
 ) -> float:
-    """Images a second of the real thing: Lightning's trainer over our DataModule."""
-    from lightning.pytorch import Callback, Trainer
-
-    from models.pretraining import Pretraining
+    """Images a second of the real thing (after 5 steps of warm-up)."""
+    from lightning.pytorch import Callback
 
     class Clock(Callback):
         first = last = 0.0
@@ -103,6 +110,45 @@ def lightning_speed(
                 self.first = self.last
             trainer.should_stop = self.steps > 5 and self.last - self.first > seconds
 
+    clock = Clock()
+    run_loop(clock, params, store, engine, workers)
+    return (clock.steps - 5) * params.batch_size / (clock.last - clock.first)
+
+
+def step_costs(params: PretrainParams, store: PackedStore, seconds: float) -> tuple[float, float]:
+    """Seconds that a step of the real thing takes, and a bare one (after 5 of each for warm-up).
+
+    They take turns step by step, so that a machine whose speed changes hits both alike.
+    """
+    from lightning.pytorch import Callback
+
+    method, batch = method_for(params, store).train(), next(in_memory(params, store))
+    optimizer = build_optimizer("adamw", decay_groups(method, 1e-3, 1e-2))
+    real, bare = [], []
+
+    class Turns(Callback):
+        resumed = time.perf_counter()
+
+        def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+            paused = time.perf_counter()
+            real.append(paused - self.resumed)
+            bare_step(method, optimizer, batch)
+            self.resumed = time.perf_counter()
+            bare.append(self.resumed - paused)
+            trainer.should_stop = sum(real[5:]) + sum(bare[5:]) > seconds
+
+    run_loop(Turns(), params, store, "batched", 0)
+    return statistics.mean(real[5:]), statistics.mean(bare[5:])
+
+
+def run_loop(
+    callback: Callback, params: PretrainParams, store: PackedStore, engine: str, workers: int
+) -> None:
+    """The real thing: Lightning's trainer over our DataModule, until the callback stops it."""
+    from lightning.pytorch import Trainer
+
+    from models.pretraining import Pretraining
+
     augmentation = params.augmentation.model_copy(update={"engine": engine})
     data = ViewsDataModule(
         store,
@@ -113,18 +159,16 @@ def lightning_speed(
         workers=workers,
     )
     module = Pretraining(method_for(params, store), params.optimizer, 1000, 1000, seed=0)
-    clock = Clock()
     trainer = Trainer(
         max_epochs=-1,
         accelerator="cpu",
         logger=False,
-        callbacks=[clock],
+        callbacks=[callback],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
     trainer.fit(module, data)
-    return (clock.steps - 5) * params.batch_size / (clock.last - clock.first)
 
 
 def in_memory(params: PretrainParams, store: PackedStore) -> Batches:
