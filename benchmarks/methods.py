@@ -130,7 +130,7 @@ def measure(cell: Cell) -> dict[str, Any]:
 def _pretrained(cell: Cell, store: PackedStore) -> tuple[Method, dict[str, float]]:
     """The method after its budget, and what a step of it costs."""
     params = cell.contender.settings.pretrain
-    real, bare = step_costs(params, store, cell.seconds / 5)
+    real, bare = step_costs(params, store, min(12.0, cell.seconds / 5))
     steps = max(1, round(cell.seconds / real))
     started = time.perf_counter()
     method = pretrain(params, store, cell.seed, steps)

@@ -196,7 +196,9 @@ def test_hue_turns_by_the_same_angles():
 def test_hue_agrees_with_the_colour_model_of_the_standard_library():
     import colorsys
 
-    colours, shift = torch.rand(50, 3, 1, 1), torch.rand(50) - 0.5
+    ties = [(0, 0, 0), (0.5, 0.5, 0.5), (0.7, 0.7, 0.1), (0.1, 0.7, 0.7), (0.7, 0.1, 0.7)]
+    colours = torch.cat([torch.rand(50, 3), torch.tensor(ties)])[..., None, None]
+    shift = torch.rand(len(colours)) - 0.5
     turned = shift_hue(colours, shift)[..., 0, 0]
     for colour, by, result in zip(colours[..., 0, 0].tolist(), shift.tolist(), turned, strict=True):
         hue, saturation, value = colorsys.rgb_to_hsv(*colour)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from tests.e2e.tiny_project import instar, make_tiny_project
+from tests.e2e.tiny_project import copy_project, instar, make_tiny_project
 
 
 @pytest.fixture(scope="session")
@@ -23,9 +23,9 @@ def done(tmp_path_factory) -> tuple[Path, dict]:
     first, printed = shared / "retrained", shared / "retrained.json"
     with FileLock(shared / "retrained.lock"):
         if not printed.exists():
+            shutil.rmtree(first, ignore_errors=True)
             ended = instar(make_tiny_project(first), "run", "--json")
             assert ended.returncode == 0, ended.stdout + ended.stderr
             printed.write_text(ended.stdout)
-    root = tmp_path_factory.mktemp("retrain") / "project"
-    shutil.copytree(first, root, symlinks=True)
+        root = copy_project(first, tmp_path_factory.mktemp("retrain") / "project")
     return root, json.loads(printed.read_text())

@@ -1,12 +1,11 @@
 """A registered version made again, by `instar reproduce` and by hand as docs/reproduce.md tells."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.tiny_project import dvc, git, instar
+from tests.e2e.tiny_project import copy_project, dvc, git, instar
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 TAG = "instar/tiny/v1"
@@ -15,8 +14,7 @@ TAG = "instar/tiny/v1"
 @pytest.fixture(scope="module")
 def root(done, tmp_path_factory) -> Path:
     """A project whose first version is registered, and whose checkout has gone on since."""
-    root = tmp_path_factory.mktemp("reproduce") / "project"
-    shutil.copytree(done[0], root, symlinks=True)
+    root = copy_project(done[0], tmp_path_factory.mktemp("reproduce") / "project")
     (root / "params.yaml").write_text("edited: since\n")
     return root
 

@@ -2,15 +2,12 @@
 
 import json
 import os
-import shutil
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.e2e.tiny_project import dvc, git, instar, prefect
+from tests.e2e.tiny_project import copy_project, dvc, git, instar, prefect
 from tests.e2e.worker import Worker
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
@@ -19,13 +16,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 @pytest.fixture
 def project(done, tmp_path: Path) -> Path:
     """After a run, with its data in DVC, as a user's own are."""
-    root = tmp_path / "project"
-    shutil.copytree(done[0], root, symlinks=True)
-    with closing(sqlite3.connect(root / "mlflow.db")) as database, database:
-        here = (str(done[0]), str(root))
-        database.execute(
-            "update experiments set artifact_location = replace(artifact_location, ?, ?)", here
-        )
+    root = copy_project(done[0], tmp_path / "project")
     git(root, "rm", "-q", "--cached", "digits.npz")
     dvc(root, "add", "-q", "digits.npz")
     git(root, "add", "-A")

@@ -2,8 +2,10 @@
 
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +55,17 @@ def make_tiny_project(root: Path) -> Path:
     git(root, "config", "user.email", "tester@localhost")
     git(root, "add", "-A")
     git(root, "commit", "-q", "-m", "tiny project")
+    return root
+
+
+def copy_project(source: Path, root: Path) -> Path:
+    """Copy a project to `root`; what is logged there from now on is kept there, too."""
+    shutil.copytree(source, root, symlinks=True)
+    with closing(sqlite3.connect(root / "mlflow.db")) as database, database:
+        database.execute(
+            "update experiments set artifact_location = replace(artifact_location, ?, ?)",
+            (str(source), str(root)),
+        )
     return root
 
 
