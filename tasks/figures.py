@@ -63,14 +63,14 @@ def line_chart(
     size: tuple[int, int] = (340, 210),
     y_range: tuple[float, float] | None = None,
 ) -> Markup:
-    """Curves over a common x axis; points that are not finite are left out."""
+    """Curves over a common x axis of whole numbers; points that are not finite are left out."""
     width, height = size
     points = [[(x, y) for x, y in zip(li.x, li.y, strict=True) if math.isfinite(y)] for li in lines]
     xs, ys = [x for p in points for x, _ in p], [y for p in points for _, y in p]
     if not ys:
         return Markup("")
     low, high = y_range or _padded(min(ys), max(ys))
-    across = Scale(min(xs), max(xs), 46, width - 12)
+    across = Scale(min(xs), max(xs), 64, width - 12)
     up = Scale(low, high, height - 34, 12)
     body = _grid(across, up, x_label)
     for line, curve in zip(lines, points, strict=True):
@@ -234,8 +234,9 @@ def _grid(across: Scale, up: Scale, x_label: str, percent: bool = False) -> Mark
         text = _percent(value, up.high - up.low) if percent else _short(value)
         body += _text(across.start - 6, up(value) + 4, text, "end")
     for value in ticks(across.low, across.high, 6):
-        text = _percent(value, 1) if percent else _short(value)
-        body += _text(across(value), up.start + 16, text, "middle")
+        if percent or value == round(value):
+            text = _percent(value, 1) if percent else _short(value)
+            body += _text(across(value), up.start + 16, text, "middle")
     middle = (across.start + across.end) / 2
     return body + (_text(middle, up.start + 31, x_label, "middle") if x_label else "")
 
