@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from argparse import Namespace
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 
 from benchmarks import methods
-from benchmarks.throughput import settings_of
+from benchmarks.throughput import make_store, settings_of, step_costs
+from data import datamodule
 
 HERE = Path(__file__).resolve().parents[1]
 
@@ -22,6 +24,22 @@ def test_throughput_is_measured_at_the_settings_that_a_run_would_have(tmp_path, 
     assert (settings.data.size, settings.data.channels) == (32, 3)
     assert settings.pretrain.encoder.widths == (8, 16)
     assert (HERE / "params.yaml").read_text() == before
+
+
+def test_making_views_counts_for_the_real_step_and_not_for_the_bare_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(HERE)
+    (tmp_path / "settings").mkdir()
+    asked = Namespace(preset=[], set=["pretrain.batch_size=16"])
+    params = settings_of(asked, tmp_path / "settings").pretrain
+    make_views = datamodule.Views.__call__
+
+    def slowly(self, *arguments):
+        time.sleep(0.3)
+        return make_views(self, *arguments)
+
+    monkeypatch.setattr(datamodule.Views, "__call__", slowly)
+    real, bare = step_costs(params, make_store(tmp_path, 28, 1), seconds=0)
+    assert bare > 0 and real - bare > 0.15
 
 
 def bench(monkeypatch, capsys, out, copy, *arguments):

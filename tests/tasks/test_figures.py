@@ -18,9 +18,8 @@ def test_epochs_are_whole_numbers(epochs):
 @pytest.mark.parametrize("values", [(0.0202, 0.0209), (-0.00412, -0.0039), (1e-7, 2e-7)])
 def test_numbers_beside_the_axis_fit(values):
     beside = labels(line_chart("Std", [Line("std", [1, 2], values, "pretrained")], "epoch"))
-    for right, anchor, text in beside:
-        if anchor == "end":
-            assert right >= 7 * len(text), text
+    places = [(right, text) for right, anchor, text in beside if anchor == "end"]
+    assert places and all(right >= 7 * len(text) for right, text in places), places
 
 
 def labels(chart):
