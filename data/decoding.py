@@ -100,7 +100,7 @@ def _decode_one(sample: Sample, size: int, channels: int) -> Canvas:
         if isinstance(content, np.ndarray):
             pixels = to_canvas(content, size, channels)
         else:
-            image = open_image(content())
+            image = open_image(content(), sample.source)
             with _ROOM.for_image(image.width * image.height):
                 pixels = to_canvas(load_image(image), size, channels)
     except DataError as error:

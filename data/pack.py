@@ -22,6 +22,7 @@ from data.decoding import canvases
 from data.errors import DataError
 from data.ledger import Ledger
 from data.params import DataParams
+from data.reasons import NOT_READ, kind_of
 from data.shards import ShardWriter, file_sha256, images_per_shard, require_space, shard_name
 from data.sources import Source, open_source
 from data.splits import stratified_split
@@ -186,10 +187,6 @@ def _require_few_quarantined(
     share = ledger.quarantined / total
     if ledger.kept and share <= allowed:
         return
-    reasons = ledger.frequent_reasons()
-    shown = ", ".join(f"{kind} ({count})" for kind, count in reasons[:REASONS_TOLD])
-    if len(reasons) > REASONS_TOLD:
-        shown += f" and {len(reasons) - REASONS_TOLD} other reasons"
     where = ""
     if table:
         _write_quarantine(ledger, table)
@@ -201,8 +198,24 @@ def _require_few_quarantined(
         excess, remedy = "none is left", "mend them"
     raise DataError(
         f"{ledger.quarantined} of {total} images ({100 * share:.3g}%) cannot be used, {excess}: "
-        f"{shown}{where}; {remedy}, and run again."
+        f"{_reasons_told(ledger)}{where}; {remedy}, and run again."
     )
+
+
+def _reasons_told(ledger: Ledger) -> str:
+    """The most frequent kinds of reasons with their counts, and how to convert what is not read."""
+    reasons = ledger.frequent_reasons()
+    shown = ", ".join(f"{kind} ({count})" for kind, count in reasons[:REASONS_TOLD])
+    if len(reasons) > REASONS_TOLD:
+        shown += f" and {len(reasons) - REASONS_TOLD} other reasons"
+    remedies = sorted(
+        {
+            reason.partition(": ")[2]
+            for _, reason in ledger.quarantine()
+            if kind_of(reason).endswith(NOT_READ)
+        }
+    )
+    return "; ".join([shown, *remedies])
 
 
 def _write_quarantine(ledger: Ledger, path: Path) -> None:
@@ -219,28 +232,36 @@ def _final_splits(source: Source, ledger: Ledger, params: DataParams) -> np.ndar
     """Split of each kept row: "train", "test" or "" (quarantined); (N,)."""
     splits, labels = ledger.splits(), ledger.labels()
     if not source.has_test:
-        splits[_split_off(source.classes, splits, labels, params)] = "test"
+        splits[_split_off(source.classes, splits, labels, params, ledger)] = "test"
     elif not (splits == "test").any():
-        raise DataError("none of the test images can be used; see that they are not damaged.")
+        raise DataError(
+            "none of the test images can be used; see that they are not damaged. "
+            f"{_left_out(ledger)}"
+        )
     for number, name in enumerate(source.classes):
         if not ((labels == number) & (splits == "train")).any():
             raise DataError(
-                f"class {name!r} has no usable training image (damaged, or duplicates of images "
-                "in the test set or in another class); add images or remove the class."
+                f"class {name!r} has no usable training image (damaged, of a format that is not "
+                "read, or duplicates of images in the test set or in another class); add images "
+                f"or remove the class. {_left_out(ledger)}"
             )
     splits[splits == "unlabelled"] = "train"
     return splits
 
 
+def _left_out(ledger: Ledger) -> str:
+    return f"Quarantined, of all classes: {_reasons_told(ledger) or 'nothing'}."
+
+
 def _split_off(
-    classes: list[str], splits: np.ndarray, labels: np.ndarray, params: DataParams
+    classes: list[str], splits: np.ndarray, labels: np.ndarray, params: DataParams, ledger: Ledger
 ) -> np.ndarray:
     candidates = np.where(splits == "train", labels, -1)
     counts = np.bincount(candidates[candidates >= 0], minlength=len(classes))
     if counts.min() < 2:
         raise DataError(
             f"class {classes[int(counts.argmin())]!r} has {counts.min()} usable images, so none "
-            "can be split off for the test; add images, or bring a test set."
+            f"can be split off for the test; add images, or bring a test set. {_left_out(ledger)}"
         )
     return stratified_split(candidates, params.test_fraction, params.seed)
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from data.errors import DataError
+from data.formats import is_tiff, unread_by_content, unread_by_name
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -35,17 +36,21 @@ DARK = 16
 # (MPO, what some phones save as .jpg, is opened by JPEG's plugin.)
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 EXTENSIONS = (
-    ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp",
+    ".bmp", ".dib", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm",
+    ".ppm", ".tif", ".tiff", ".webp",
 )  # fmt: skip
 
 
 def looks_like_image(start: bytes) -> bool:
-    """Whether the first 16 bytes are those of an image as cameras and the web give it.
+    """Whether a file's first `formats.START_BYTES` are an image's, be it of a format not read.
 
-    TIFF is left out, since raw photographs begin like it; BMP and PPM, since text may.
+    BMP and PPM are left out, since text may begin like them.
     """
-    return start.startswith((b"\x89PNG\r\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a")) or (
-        start[:4] == b"RIFF" and start[8:12] == b"WEBP"
+    return (
+        start.startswith((b"\x89PNG\r\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a"))
+        or (start[:4] == b"RIFF" and start[8:12] == b"WEBP")
+        or is_tiff(start)
+        or unread_by_content(start) is not None
     )
 
 
@@ -89,27 +94,30 @@ def require_few_bytes(size: int) -> None:
         raise DataError(f"the file is larger than {BYTES_LIMIT >> 20} MiB")
 
 
-def decode(encoded: bytes) -> Image.Image:
+def decode(encoded: bytes, name: str = "") -> Image.Image:
     """An image file's content as a loaded Pillow image; see `open_image` and `load_image`."""
-    return load_image(open_image(encoded))
+    return load_image(open_image(encoded, name))
 
 
-def open_image(encoded: bytes) -> Image.Image:
+def open_image(encoded: bytes, name: str = "") -> Image.Image:
     """An image file's header, from which its size is known before its pixels take any room.
 
     Args:
         encoded: The file's bytes, in one of `FORMATS`, whatever its name; of several frames the
             first counts.
+        name: The file's name, for the reason where its content tells none.
 
     Raises:
-        DataError: The bytes are no image, or hold too many pixels.
+        DataError: The bytes are no image, of a format that is not read, or hold too many pixels.
     """
     from PIL import Image
 
     if not encoded:
         raise DataError("the file is empty")
     require_few_bytes(len(encoded))
-    with _explained():
+    if unread := unread_by_content(encoded, name):
+        raise DataError(unread.reason)
+    with _explained(name):
         image = Image.open(io.BytesIO(encoded), formats=FORMATS)
         _require_size(image.width, image.height)
         if image.format == "PNG":
@@ -137,14 +145,16 @@ def load_image(image: Image.Image) -> Image.Image:
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
+def _explained(name: str = "") -> Iterator[None]:
     """Whatever Pillow's parsers run into, as a reason."""
     from PIL import Image, UnidentifiedImageError
 
     try:
         yield
     except UnidentifiedImageError:
-        raise DataError("not an image in a known format") from None
+        unread = unread_by_name(name)
+        said = f"by its name {unread.reason}" if unread else "not an image in a known format"
+        raise DataError(said) from None
     except Image.DecompressionBombError:
         raise DataError(f"too many pixels: over the limit of {PIXEL_LIMIT} pixels") from None
     # A lack of memory says nothing of the image: elsewhere it would be read.

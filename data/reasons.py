@@ -4,6 +4,8 @@ import re
 
 SAME_PIXELS = "has the same pixels, another label"
 DUPLICATE = "duplicate of"
+# Of a format: what follows behind the colon is the remedy.
+NOT_READ = "which is not read"
 
 
 def kind_of(reason: str) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from data.errors import DataError
+from data.formats import START_BYTES, unread_by_name
 from data.naming import escaped
 from data.params import DataParams
 from data.reading import BYTES_LIMIT, EXTENSIONS, looks_like_image, require_few_bytes
@@ -140,10 +141,10 @@ class Folder:
 
 def may_be_image(name: str, member: Member) -> bool:
     """By its name or, where that says nothing, by its content; and all that cannot be looked at."""
-    if name.lower().endswith(EXTENSIONS) or not member.regular:
+    if name.lower().endswith(EXTENSIONS) or unread_by_name(name) or not member.regular:
         return True
     try:
-        return looks_like_image(member.read(16))
+        return looks_like_image(member.read(START_BYTES))
     except Exception:
         return True
 
