@@ -152,8 +152,8 @@ _BRANDS = (
 )  # fmt: skip
 # Kinds of ISO's media files that are videos, whatever else they are compatible with.
 _VIDEOS = {b"qt  ", b"isom", b"iso2", b"iso4", b"iso5", b"iso6", b"mp41", b"mp42", b"M4V ", b"avc1"}
-# The outermost element: a web page may hold a drawing, too. What may precede it is matched once, for
-# good (`*+`): there are 2^n ways to read n comments.
+# The outermost element: a web page may hold a drawing, too. What may precede it is matched once,
+# for good (`*+`): there are 2^n ways to read n comments.
 _SVG_START = re.compile(
     rb"(?:<\?.*?\?>|<!--.*?-->|<!DOCTYPE[^>\[]*(?:\[.*?\])?\s*>|\s)*+<(?:svg:)?svg\b", re.DOTALL
 )

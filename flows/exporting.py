@@ -11,14 +11,21 @@ from tasks.export import CLASSIFIER, TOLERANCE, export_classifier, export_encode
 from tasks.loading import loaded
 from tasks.serving import DESCRIPTION
 
+# Endings of files: a folder called so would be taken for one.
+FILES = {".bin", ".gz", ".json", ".onnx", ".pt", ".pth", ".safetensors", ".tar", ".tgz", ".zip"}
+
 
 def export_version(reference: str, folder: Path, onnx: bool) -> dict[str, Any]:
     """Write a version's encoder, and its classifier if asked for, as plain JSON.
 
     Raises:
-        TaskError: The version is not to be had, the folder is not empty, or what was written does
-            not give the model's own answers.
+        TaskError: The version is not to be had, the folder is not empty or called like a file, or
+            what was written does not give the model's own answers.
     """
+    if folder.suffix.lower() in FILES:
+        raise TaskError(
+            f"--to: {folder} would be a folder; name it as one, without {folder.suffix}."
+        )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise TaskError(f"--to: {folder} is not an empty folder; name another.")
     with loaded(reference) as version:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tasks.errors import TaskError
+from tasks.label_file import require_ending
 from tasks.loading import loaded
 from tasks.predict import predict
 from tasks.progress import StageProgress
@@ -23,12 +24,13 @@ def predict_all(
     """Classify all images of a place by a version, as plain JSON.
 
     Raises:
-        TaskError: The version is not to be had, or the output cannot be written there.
+        TaskError: The version is not to be had, or the output cannot be written there or so.
     """
     if not output.parent.is_dir():
         raise TaskError(f"--output: there is no folder {output.parent}; make it first.")
     if output.is_dir():
         raise TaskError(f"--output: {output} is a folder; name a file in it.")
+    require_ending(output)
     with StageProgress("predict") as bar:
         bar.update("loading the model", 0, 1)
         with loaded(reference) as version:
@@ -56,6 +58,10 @@ def show(result: dict[str, Any], console: Console) -> None:
     console.print(table)
     if result["resumed"]:
         console.print(f"{result['resumed']:,} of them were done by a run before.", highlight=False)
+    for reason, count in sorted(result["reasons"].items(), key=lambda kind: -kind[1])[:SHOWN]:
+        console.print(f"Unreadable: {count:,} × {reason}.", highlight=False, markup=False)
+    if result["reasons"]:
+        console.print("The column reason says more of each.", highlight=False)
     for what, count in result["passed_over"].items():
         console.print(f"Passed over: {count:,} {what}.", highlight=False)
     console.print(_why(result), highlight=False)

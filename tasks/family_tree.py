@@ -53,7 +53,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
     import matplotlib
     from matplotlib.figure import Figure
 
-    if path.suffix not in (".png", ".svg"):
+    if path.suffix.lower() not in (".png", ".svg"):
         raise TaskError(f"{path}: a picture's name ends in .png or .svg.")
     if not path.parent.is_dir():
         raise TaskError(f"{path}: there is no folder {path.parent}: make it first.")
@@ -68,7 +68,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
             _arrow(axes, parts[start], parts[end])
         for part in parts.values():
             _box(axes, part)
-        metadata = {"Date": None} if path.suffix == ".svg" else {}
+        metadata = {"Date": None} if path.suffix.lower() == ".svg" else {}
         figure.savefig(path, dpi=120, facecolor="white", metadata=metadata)
 
 

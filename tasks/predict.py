@@ -1,4 +1,4 @@
-"""Labels for images that nobody has labelled, by a registered version, into one Parquet file.
+"""Labels for images that nobody has labelled, by a registered version, into one table.
 
 Works from any folder: it needs MLflow's address and the images, no checkout. Batches that are done
 are kept beside the output, so that a prediction that was killed goes on after them and ends in the
@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks.label_file import open_writer
 from tasks.scratch import claimed, discard, keep, kept
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Prediction:
         model: The version, as `NAME@3`.
         resumed: Those that a run before had done.
         unreadable: Rows with a reason and without a label.
+        reasons: Kinds of those reasons and how often each occurs.
         passed_over: Files that are no images, by what they are; they have no row.
     """
 
@@ -51,6 +53,7 @@ class Prediction:
     labelled: int
     abstained: int
     unreadable: int
+    reasons: dict[str, int]
     resumed: int
     passed_over: dict[str, int]
     labels: dict[str, int]
@@ -77,7 +80,7 @@ def predict(
         version: Its name, as `NAME@3`.
         key: Changes with the model.
         place: A folder, .tar, .zip or s3:// address.
-        output: The Parquet file; replaced at the very end.
+        output: The file, .parquet or .csv; replaced at the very end.
         batch_size: Images in memory at once.
         probabilities: Whether to add a column for each class.
         progress: Told what is being done, how many images are done and of how many.
@@ -108,7 +111,9 @@ def predict(
                 seen += len(table)
             progress("classifying", images.total, images.total)
             whole = scratch / "whole"
-            counts = _assemble([done[start] for start in batches], whole, version)
+            counts = _assemble(
+                [done[start] for start in batches], whole, output.suffix.lower(), version
+            )
             os.replace(whole, output)
             discard(scratch)
         _clear(parts)
@@ -191,29 +196,33 @@ def _encoded(table: pa.Table) -> memoryview:
     return content.getbuffer()
 
 
-def _assemble(parts: Sequence[Path], whole: Path, version: str) -> dict[str, Any]:
+def _assemble(parts: Sequence[Path], whole: Path, ending: str, version: str) -> dict[str, Any]:
     """Writes one file of all parts; gives the counts of its rows."""
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
+    from data.reasons import kind_of
+
     labels: Counter[str] = Counter()
-    images = abstained = unreadable = 0
+    reasons: Counter[str] = Counter()
+    images = abstained = 0
     schema = pq.read_schema(parts[0]).with_metadata({"instar.model": version})
-    with pq.ParquetWriter(whole, schema, compression="zstd") as writer:
+    with open_writer(whole, ending, schema) as writer:
         for path in parts:
             table = pq.read_table(path)
             writer.write_table(table.replace_schema_metadata({"instar.model": version}))
             images += len(table)
-            unreadable += table["guess"].null_count
             abstained += pc.sum(table["abstained"]).as_py() or 0
             labels.update(table["label"].drop_null().to_pylist())
+            reasons.update(map(kind_of, table["reason"].drop_null().to_pylist()))
     with whole.open("rb") as file:
         os.fsync(file.fileno())
     return {
         "images": images,
         "labelled": sum(labels.values()),
         "abstained": abstained,
-        "unreadable": unreadable,
+        "unreadable": reasons.total(),
+        "reasons": dict(sorted(reasons.items())),
         "labels": dict(sorted(labels.items())),
     }
 

@@ -170,7 +170,10 @@ def predict(
     place: Annotated[
         str, typer.Option("--input", "-i", help="Folder, .tar, .zip or s3://bucket/prefix.")
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The Parquet file to write.")],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", metavar="FILE.parquet|.csv", help="The table to write."),
+    ],
     batch_size: Annotated[int, typer.Option(min=1, help="Images in memory at once.")] = 256,
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Add a column for each class.")

@@ -120,7 +120,8 @@ def test_tiff_of_a_raw_photos_name_is_not_read_by_its_preview():
     "content",
     [
         b"", b"plain words", b"%PDF-1.7\n", b"%!PS-Adobe-3.0\n%%Pages: 9\n", b"PK\3\4",
-        b"<?xml?><a/>", b"<?a?>" * 200, b"<!---->" * 140, b"<html><body><svg/></body></html>", b"DDS is a format", b"icns are icons",
+        b"<?xml?><a/>", b"<?a?>" * 200, b"<!---->" * 140, b"<html><body><svg/></body></html>",
+        b"DDS is a format", b"icns are icons",
         brands(b"mp42", b"isom"), brands(b"qt  ", b"qt  "), brands(b"isom", b"mif1"),
         b"\x93NUMPY\1\0", b"\x1f\x8b\x08\0",
     ],

@@ -15,6 +15,7 @@ RESULT = {
     "labelled": 1000,
     "abstained": 290,
     "unreadable": 10,
+    "reasons": {"damaged image": 1, "a HEIC photo, which is not read": 9},
     "resumed": 512,
     "passed_over": {"hidden files": 2},
     "labels": {"coat": 250, "bag": 750},
@@ -33,6 +34,7 @@ def test_summary_counts_labels_and_all_that_got_none():
     assert "tiny@3: 1,300 images" in said
     assert said.index("bag") < said.index("coat"), "the most frequent first"
     for part in ("(abstained) │ 290", "(unreadable) │ 10", "512 of them were done by a run before",
+                 "Unreadable: 9 × a HEIC photo, which is not read. Unreadable: 1 × damaged image.",
                  "Passed over: 2 hidden files", "below a confidence of 0.612", "95% of its answers",
                  "Written: labels.parquet"):  # fmt: skip
         assert part in said
@@ -54,6 +56,28 @@ def test_output_that_cannot_be_written_is_refused_before_any_work(tmp_path):
         predicting.predict_all("tiny@1", "images", tmp_path / "absent" / "out.parquet", 8, False)
     with pytest.raises(TaskError, match="is a folder"):
         predicting.predict_all("tiny@1", "images", tmp_path, 8, False)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "out.xlsx", "out.json", "out.jsonl", "out.tsv", "out.csv.gz", "out.parquet.zip", "out.txt",
+        "out", ".csv", "out.", "-", "csv",
+    ],
+)  # fmt: skip
+def test_output_whose_name_says_another_format_is_refused_before_any_work(tmp_path, name):
+    with pytest.raises(TaskError, match=r"--output: .*end its name in \.parquet .* or \.csv"):
+        predicting.predict_all("tiny@1", "images", tmp_path / name, 8, False)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "name", ["model.onnx", "encoder.safetensors", "model.PT", "weights.zip", "weights.tar.gz"]
+)
+def test_export_into_what_a_file_would_be_called_is_refused(tmp_path, name):
+    with pytest.raises(TaskError, match=rf"--to: .*{name} .*folder"):
+        exporting.export_version("tiny@1", tmp_path / name, onnx=True)
+    assert not list(tmp_path.iterdir())
 
 
 def test_export_overwrites_nothing(tmp_path):

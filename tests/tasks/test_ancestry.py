@@ -96,12 +96,13 @@ def test_addresses_are_linked_where_a_server_is_and_show_no_password(second):
 
 def test_the_picture_has_the_same_bytes_each_time_and_lies_on_the_run(second, tmp_path):
     found = ancestry("tiny@2", second, uri(second))
-    for name in ("a.svg", "b.svg", "c.png"):
+    for name in ("a.svg", "b.svg", "c.png", "d.PNG"):
         draw(found, tmp_path / name)
     svg = (tmp_path / "a.svg").read_text()
     assert svg == (tmp_path / "b.svg").read_text()
     assert "tiny version 2" in svg and found["weights"][:12] in svg and "(cached)" in svg
-    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("c.png", "d.PNG"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     run = connect(uri(second)).get_model_version("tiny", "2").run_id
     assert "lineage.svg" in [file.path for file in connect(uri(second)).list_artifacts(run)]
 

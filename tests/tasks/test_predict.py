@@ -1,5 +1,6 @@
 """A table of labels: a row an image, the same bytes however often it was killed."""
 
+import csv
 import json
 import os
 import signal
@@ -56,9 +57,9 @@ def run(model, place, output, key="model", batch_size=8, probabilities=False):
     return found, told
 
 
-def output_in(tmp_path, name="out"):
+def output_in(tmp_path, name="out", file="labels.parquet"):
     (tmp_path / name).mkdir()
-    return tmp_path / name / "labels.parquet"
+    return tmp_path / name / file
 
 
 def test_rows_are_the_served_models_answers(model, images, tmp_path):
@@ -100,6 +101,45 @@ def test_unreadable_images_are_rows_with_a_reason_and_no_label(model, images, tm
     assert found.passed_over == {"files that are no images, by name and by content": 1}
 
 
+@pytest.mark.parametrize("name", ["labels.csv", "LABELS.CSV"])
+def test_csv_has_the_rows_that_parquet_has(model, images, tmp_path, name):
+    (images / '0001, "new".png').write_bytes((images / "0001.png").read_bytes())
+    (images / "=1+1.png").write_bytes((images / "0002.png").read_bytes())
+    (images / "broken.png").write_bytes(b"no image")
+    named = ServedModel(
+        model.classifier, ["bag, old", 'the "coat"', "NA"], SIZE, 1, {"threshold": 0.4}
+    )
+    parquet, output = output_in(tmp_path, "one"), output_in(tmp_path, "two", name)
+    run(named, images, parquet, probabilities=True)
+    run(named, images, output, probabilities=True)
+    expected = pq.read_table(parquet).to_pylist()
+    with output.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [list(row) for row in rows] == [list(row) for row in expected]
+    kinds = {"confidence": np.float32, "abstained": {"true": True, "false": False}.get}
+    for row, other in zip(rows, expected, strict=True):
+        for column, text in row.items():
+            kind = kinds.get(column, np.float32 if column.startswith("prob_") else str)
+            assert (kind(text) if text else None) == other[column], column
+
+
+@pytest.mark.parametrize("name", ["labels.parquet", "LABELS.PARQUET"])
+def test_parquet_is_what_it_says(model, images, tmp_path, name):
+    output = output_in(tmp_path, "one", name)
+    run(model, images, output)
+    assert output.read_bytes()[:4] == b"PAR1"
+
+
+def test_photos_of_a_format_that_is_not_read_have_a_row_each(model, images, tmp_path):
+    for number in range(9):
+        (images / f"IMG_{number}.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    found, _ = run(model, images, output_in(tmp_path))
+    rows = pq.read_table(found.output).to_pandas().set_index("path")
+    assert (found.images, found.unreadable, found.passed_over) == (39, 9, {})
+    assert found.reasons == {"a HEIC photo, which is not read": 9}
+    assert "convert it to PNG or JPEG" in rows.loc["IMG_8.HEIC", "reason"]
+
+
 def test_a_batch_of_nothing_readable_is_predicted(model, tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()
@@ -138,10 +178,11 @@ def cut_off(monkeypatch, model, place, output, after=2, **changes):
     assert not output.exists()
 
 
+@pytest.mark.parametrize("file", ["labels.parquet", "labels.csv"])
 def test_prediction_that_was_cut_off_goes_on_to_the_same_bytes(
-    monkeypatch, model, images, tmp_path
+    monkeypatch, model, images, tmp_path, file
 ):
-    whole, output = output_in(tmp_path, "whole"), output_in(tmp_path)
+    whole, output = output_in(tmp_path, "whole", file), output_in(tmp_path, file=file)
     run(model, images, whole)
     cut_off(monkeypatch, model, images, output)
     found, told = run(model, images, output)
