@@ -7,7 +7,6 @@ it: MLflow calls `_load_pyfunc` with the folder of the weights.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import shutil
@@ -17,6 +16,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from tasks.model_input import as_images
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,8 +32,12 @@ FINETUNE = Path("artifacts/finetune")
 ARM, DRAW = "pretrained", 0
 # What a model's folder holds.
 DESCRIPTION, WEIGHTS = "classifier.json", "classifier.safetensors"
+# Of tasks/, what a model brings along.
+CODE = ("__init__.py", "errors.py", "model_input.py", "serving.py")
 # Images decoded at once: bounds the memory for a long list of paths, whatever their size.
 BATCH, BATCH_BYTES = 512, 64 << 20
+# Of a path that cannot be read, so many letters are shown.
+LONGEST_NAME = 200
 
 
 class ServedModel:
@@ -62,10 +67,10 @@ class ServedModel:
 
         Args:
             model_input: Array (N, H, W) or (N, H, W, C) of pixels (uint8, or floats in [0, 1]);
-                or image paths: a list, an array of str, or a DataFrame with a column ``path``; or
-                a DataFrame with a column ``image`` of encoded images (bytes, or base64 as JSON
-                needs it), also as a list of such rows. Every image is brought to the training size
-                as it was for training.
+                or a list of images, each an array, a path, a file's content as bytes, or a Pillow
+                image; or a DataFrame with a column ``path``, or a column ``image`` of encoded
+                images (bytes, or base64 as JSON needs it), also as a list of such rows. Every
+                image is brought to the training size as it was for training.
             params: ``{"embedding": True}`` adds the encoder's features.
 
         Returns:
@@ -74,11 +79,14 @@ class ServedModel:
             asked for, ``embedding`` (a list of D numbers).
 
         Raises:
-            DataError: The input is neither, or an image cannot be read; it is named.
+            DataError: The input is neither or can be read in two ways, or an image cannot be read;
+                it is named.
         """
         import pandas as pd
 
-        source = _images_or_files(model_input)
+        # So dark on the whole are images of values 0 and 1 alone.
+        dark = float(self.classifier.encoder.mean.max()) < 1 / 255
+        source = as_images(model_input, self.size, self.channels, dark)
         embedding = bool((params or {}).get("embedding"))
         parts = [
             self.classify(self._canvases(source[start : start + self.most], start), embedding)
@@ -133,26 +141,38 @@ class ServedModel:
         # Null: so few labels promise the target of no confidence.
         return np.ones(len(confidence), bool) if threshold is None else confidence < threshold
 
-    def _canvases(self, batch: np.ndarray | list[str] | list[bytes], first: int) -> np.ndarray:
+    def _canvases(self, batch: np.ndarray | list[Any], first: int) -> np.ndarray:
         """Images or files as the packed store would hold them: uint8 (N, size, size, C)."""
         import numpy as np
 
         from data.errors import DataError
-        from data.reading import decode, read_file, to_canvas
+        from data.reading import to_canvas
 
         canvases = []
         for position, item in enumerate(batch, start=first):
             try:
-                image: Any = item
-                if isinstance(item, str | bytes):
-                    image = decode(item if isinstance(item, bytes) else read_file(Path(item)))
-                canvases.append(to_canvas(image, self.size, self.channels))
-            except (DataError, OSError) as error:
-                name = item if isinstance(item, str) else f"image {position}"
-                raise DataError(f"{name}: {error}") from error
+                canvases.append(to_canvas(_opened(item), self.size, self.channels))
+            # ValueError: a path with a zero in it.
+            except (DataError, OSError, ValueError) as error:
+                name = item[:LONGEST_NAME] if isinstance(item, str) else f"image {position}"
+                said = getattr(error, "strerror", None) or error
+                raise DataError(f"{name}: {said}") from error
         if not canvases:
             return np.empty((0, self.size, self.size, self.channels), np.uint8)
         return np.stack(canvases)
+
+
+def _opened(item: Any) -> Any:
+    """A file or its content as the image that `prepare` would read; pixels as they are."""
+    import numpy as np
+
+    from data.reading import decode, load_image, read_file
+
+    if isinstance(item, np.ndarray):
+        return item
+    if isinstance(item, str):
+        return decode(read_file(Path(item)), item)
+    return decode(item) if isinstance(item, bytes) else load_image(item)
 
 
 def build_served_model(description: dict[str, Any], weights: Path) -> ServedModel:
@@ -294,56 +314,6 @@ def _load_pyfunc(data_path: str) -> ServedModel:
     return load_served_model(Path(data_path))
 
 
-def _images_or_files(model_input: Any) -> np.ndarray | list[str] | list[bytes]:
-    """Pixels, paths, or encoded images."""
-    import numpy as np
-    import pandas as pd
-
-    from data.errors import DataError
-
-    # As JSON brings a table: MLflow's server hands `inputs` over as they are.
-    if isinstance(model_input, dict) or (
-        isinstance(model_input, list) and model_input and isinstance(model_input[0], dict)
-    ):
-        model_input = pd.DataFrame(model_input)
-    if isinstance(model_input, pd.DataFrame):
-        if "image" in model_input.columns:
-            return [_encoded(item, place) for place, item in enumerate(model_input["image"])]
-        if "path" not in model_input.columns:
-            raise DataError(
-                "a table of images needs a column 'path' with the image files, or 'image' with "
-                "their content"
-            )
-        model_input = model_input["path"].tolist()
-    if isinstance(model_input, str | Path):
-        model_input = [model_input]
-    items = list(model_input) if isinstance(model_input, list | tuple | pd.Series) else None
-    if items is not None and all(isinstance(item, str | Path) for item in items):
-        return [str(item) for item in items]
-    array = np.asarray(model_input)
-    if array.dtype.kind == "U" or (array.dtype == object and array.ndim == 1):
-        return [str(path) for path in array.ravel()]
-    if array.ndim not in (3, 4):
-        raise DataError(
-            f"images come as (N, H, W) or (N, H, W, C), not {array.shape}; "
-            "put one image into a batch with image[None]"
-        )
-    return array
-
-
-def _encoded(item: object, place: int) -> bytes:
-    from data.errors import DataError
-
-    try:
-        if isinstance(item, str):
-            return base64.b64decode(item, validate=True)
-    except ValueError as error:
-        raise DataError(f"image {place}: not base64 ({error})") from error
-    if not isinstance(item, bytes):
-        raise DataError(f"image {place}: neither bytes nor base64, but {type(item).__name__}")
-    return item
-
-
 def _copy_weights(root: Path, description: dict[str, Any], target: Path) -> Path:
     target.mkdir()
     chosen = next(fit for fit in description["arms"][ARM] if fit["draw"] == DRAW)
@@ -369,4 +339,4 @@ def _sources(root: Path) -> Iterator[Path]:
         for source in sorted((root / room).rglob("*.py")):
             if not source.is_relative_to(root / "data" / "raw"):
                 yield source
-    yield from (root / "tasks" / name for name in ("__init__.py", "errors.py", "serving.py"))
+    yield from (root / "tasks" / name for name in CODE)
