@@ -1,9 +1,12 @@
 """An ``.npz`` of arrays, read image by image: an array may be larger than memory.
 
 Keys: ``train_images`` (N, H, W[, C]) and ``train_labels`` (N,), and where there are any
-``test_images``, ``test_labels``, ``unlabelled_images`` and ``classes`` (their names).
+``test_images`` and ``val_images`` with their labels, ``unlabelled_images``, and ``classes`` (their
+names). As in a folder, val is the test set where there is no test, else more to learn from. An
+array of another name that may hold images is refused, any other is passed over by its name.
 """
 
+import difflib
 import math
 import sys
 import zipfile
@@ -22,10 +25,13 @@ from data.reading import BYTES_LIMIT
 from data.sources import Sample, Split
 from data.sources.containers import INFLATED_IN_PARTS, require_file
 
-SPLITS: tuple[Split, ...] = ("test", "train", "unlabelled")
-KEYS = {
-    "train_images", "train_labels", "test_images", "test_labels", "unlabelled_images", "classes",
-}  # fmt: skip
+LABELLED, UNLABELLED = ("train", "test", "val"), ("unlabelled", "unlabeled")
+IMAGES = tuple(f"{part}_images" for part in (*LABELLED, *UNLABELLED))
+KEYS = {"classes", *IMAGES, *(f"{part}_labels" for part in LABELLED)}
+# An array of another name with two sides of so many values or more may be images.
+SIDE = 8
+# Of the arrays that are passed over, how many are named.
+NAMED = 20
 # Images are read in blocks of so many bytes, or one by one if larger.
 BLOCK_BYTES = 4 << 20
 
@@ -42,40 +48,72 @@ class Npz:
         except Exception as error:
             raise DataError(f"data.path: {self._path} is no .npz ({error}).") from None
         members = {name.removesuffix(".npy") for name in self._zip.namelist()}
-        for key in ("train_images", "train_labels"):
-            if key not in members:
-                found = ", ".join(sorted(members)) or "nothing"
-                raise DataError(f"{self._path} has no array {key!r}; it holds {found}.")
-        if "test_images" in members and "test_labels" not in members:
-            raise DataError(f"{self._path} has test_images but no test_labels; add them.")
-        self.has_test = "test_images" in members
-        self._counts = {
-            split: self._count(f"{split}_images")
-            for split in SPLITS
-            if f"{split}_images" in members
-        }
+        self._require_pairs(members)
+        self._splits = _splits_of(members)
+        self.has_test = "test" in self._splits.values()
+        self._counts = {part: self._count(f"{part}_images") for part in self._splits}
         self.total = sum(self._counts.values())
-        others = len(members - KEYS)
-        self.passed_over: Mapping[str, int] = {"arrays of other names": others} if others else {}
+        others = sorted(members - KEYS)
+        for key in others:
+            self._require_no_images(key)
+        named = ", ".join(map(escaped, others[:NAMED])) + (", …" if len(others) > NAMED else "")
+        self.passed_over: Mapping[str, int] = (
+            {f"arrays that are not used: {named}": len(others)} if others else {}
+        )
         self.classes, self._labels = self._read_labels(members)
 
     def samples(self) -> Iterator[Sample]:
         """See `Source.samples`."""
-        for split in self._counts:
-            labels = self._labels.get(split)
-            for number, image in enumerate(self._images(f"{split}_images")):
+        for part, split in self._splits.items():
+            labels = self._labels.get(part)
+            for number, image in enumerate(self._images(f"{part}_images")):
                 label = None if labels is None else int(labels[number])
-                yield Sample(f"{split}_images/{number:07d}", split, label, image)
+                yield Sample(f"{part}_images/{number:07d}", split, label, image)
 
     def close(self) -> None:
         """Close the archive."""
         self._zip.close()
 
-    def _read_labels(self, members: set[str]) -> tuple[list[str], dict[Split, np.ndarray]]:
-        labels: dict[Split, np.ndarray] = {
-            split: self._whole_numbers(f"{split}_labels", count)
-            for split, count in self._counts.items()
-            if split != "unlabelled"
+    def _require_pairs(self, members: set[str]) -> None:
+        found = ", ".join(sorted(map(escaped, members))[:NAMED]) or "nothing"
+        for part in LABELLED:
+            images, labels = f"{part}_images", f"{part}_labels"
+            if part == "train" and images not in members:
+                raise DataError(
+                    f"{self._path} has no array {images!r}; it holds {found}. Save its arrays "
+                    f"again as {', '.join(IMAGES[:4])}, and the labels as {labels} and so on."
+                )
+            if images in members and labels not in members:
+                raise DataError(
+                    f"{self._path} has {images} but no array {labels!r}; it holds {found}. Add "
+                    f"them{'' if part == 'train' else ', or name the images unlabelled_images'}."
+                )
+            if labels in members and images not in members:
+                raise DataError(
+                    f"{self._path} has {labels} but no {images}; add the images, or remove the "
+                    f"labels. It holds {found}."
+                )
+
+    def _require_no_images(self, key: str) -> None:
+        try:
+            with self._member(key) as file:
+                shape, _, dtype = _header_of(file)
+        except DataError:
+            return  # not an array, or one that nobody could read
+        if sum(side >= SIDE for side in shape[1:]) < 2 or dtype.kind not in "biuf":
+            return
+        near = difflib.get_close_matches(key, IMAGES, n=1)
+        raise DataError(
+            f"{self._path}: the array {escaped(key)!r} {shape} may hold images, but none of that "
+            f"name is read. Rename it{f' ({near[0]}?)' if near else ''} to one of "
+            f"{', '.join(IMAGES[:4])}, or leave it out."
+        )
+
+    def _read_labels(self, members: set[str]) -> tuple[list[str], dict[str, np.ndarray]]:
+        labels = {
+            part: self._whole_numbers(f"{part}_labels", count)
+            for part, count in self._counts.items()
+            if part in LABELLED
         }
         known = np.unique(labels["train"][labels["train"] >= 0])
         classes = [str(value) for value in known]
@@ -83,16 +121,16 @@ class Npz:
             classes = self._names("classes")
             known = np.arange(len(classes))
         self._require_classes(classes)
-        for split, values in labels.items():
+        for part, values in labels.items():
             strange = np.flatnonzero(~np.isin(values, known))
             if strange.size:
                 raise DataError(
-                    f"{self._path}: {split}_labels[{strange[0]}] is {values[strange[0]]}, which is "
+                    f"{self._path}: {part}_labels[{strange[0]}] is {values[strange[0]]}, which is "
                     f"none of the {len(classes)} classes (of the array classes if there is one, "
                     "else of train_labels); correct it, or put what has no label into "
                     "unlabelled_images."
                 )
-            labels[split] = np.searchsorted(known, values)
+            labels[part] = np.searchsorted(known, values)
         return classes, labels
 
     def _require_classes(self, classes: list[str]) -> None:
@@ -111,10 +149,12 @@ class Npz:
     def _whole_numbers(self, key: str, count: int) -> np.ndarray:
         with self._member(key) as file:
             shape, dtype = self._header(key, file)
-        if math.prod(shape) != count or not np.issubdtype(dtype, np.integer):
+        # A row or a column of them is as good.
+        line = max(shape, default=1) == math.prod(shape) == count
+        if not line or not np.issubdtype(dtype, np.integer):
             raise DataError(
                 f"{self._path}: {key} is {dtype} {shape}; it must hold one whole number for each "
-                f"of the {count} {key.replace('labels', 'images')}."
+                f"of the {count} {key.replace('labels', 'images')}{_how_to_number(shape, dtype)}."
             )
         return self._array(key).reshape(-1).astype(np.int64)
 
@@ -173,11 +213,7 @@ class Npz:
             ) from error
 
     def _header(self, key: str, file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
-        read = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }[np.lib.format.read_magic(file)]
-        shape, fortran, dtype = read(file)
+        shape, fortran, dtype = _header_of(file)
         if any(side < 0 for side in shape):
             raise DataError(f"{self._path}: {key} claims the shape {shape}; save it again.")
         if dtype.hasobject:
@@ -197,6 +233,34 @@ class Npz:
         if len(content) != size:
             raise DataError(f"{self._path}: {key} is cut short; save the file again.")
         return content
+
+
+def _splits_of(members: set[str]) -> dict[str, Split]:
+    """In which split each part is whose images there are, in the order of `Source.samples`."""
+    held_out = "test" if "test_images" in members else "val"
+    splits: dict[str, Split] = {held_out: "test", "train": "train"}
+    # With a test set of its own, val is more labelled data: no choice here is made on it.
+    splits.setdefault("val", "train")
+    splits |= dict.fromkeys(UNLABELLED, "unlabelled")
+    return {part: split for part, split in splits.items() if f"{part}_images" in members}
+
+
+def _header_of(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether in Fortran order, and type of an array in a file of its own."""
+    read = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }[np.lib.format.read_magic(file)]
+    return read(file)
+
+
+def _how_to_number(shape: tuple[int, ...], dtype: np.dtype) -> str:
+    """What makes whole numbers of labels in another form; a sentence's end."""
+    if len(shape) == 2 and min(shape) > 1:
+        return ": of rows with a single 1, labels.argmax(axis=1); several labels an image do not go"
+    if dtype.kind in "USO":
+        return ": classes, labels = np.unique(names, return_inverse=True)"
+    return ": labels.astype(np.int64)" if dtype.kind in "fb" else ""
 
 
 def _text(name: object) -> str:

@@ -74,11 +74,6 @@ def test_class_names_of_any_type_become_printable_text(tmp_path):
     assert pack_npz(tmp_path / "a.npz").classes == [r"\xff", "café"]
 
 
-def test_arrays_of_other_names_are_counted(tmp_path):
-    summary = pack_npz(save(tmp_path / "a.npz", train_image=IMAGES, val_labels=LABELS))
-    assert summary.passed_over == {"arrays of other names": 2}
-
-
 @pytest.mark.parametrize(
     ("shape", "descr", "said"),
     [

@@ -209,7 +209,7 @@ def test_values_of_0_and_1_are_taken_where_they_mean_something(model):
     [
         (pixels(1, 8, 8) * 1.0, r"float values outside \[0, 1\]"),
         (pixels(1, 8, 8) / 127 - 1, r"float values outside \[0, 1\]"),
-        (pixels(1, 8, 8).astype(int) + 9, "outside 0 to 255"),
+        (pixels(1, 8, 8).astype(int) + 9, "values outside 0 to 255"),
     ],
 )
 def test_values_that_are_no_pixels_are_refused(model, values, said):
