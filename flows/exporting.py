@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import TaskError
-from tasks.export import CLASSIFIER, TOLERANCE, export_classifier, export_encoder
+from tasks.export import TOLERANCE, export_classifier, export_encoder
+from tasks.export_readme import CLASSIFIER
 from tasks.loading import loaded
 from tasks.serving import DESCRIPTION
 

@@ -61,8 +61,7 @@ class Encoder(nn.Module):
             return self.network(self.normalise(images))
         maps = self._feature_maps(images, readout.stages)
         parts = []
-        for features, whole in zip(maps, self._whole_map_sizes(readout.stages), strict=True):
-            grid = whole if max(whole) <= readout.grid else (readout.grid, readout.grid)
+        for features, grid in zip(maps, self.grids(readout), strict=True):
             if features.shape[2:] != grid:
                 features = F.adaptive_avg_pool2d(features, grid)
             parts.append(features.flatten(1))
@@ -72,6 +71,14 @@ class Encoder(nn.Module):
         """E, the width of what `read_out` gives."""
         with evaluating(self):
             return self.read_out(self._blank(), readout).shape[1]
+
+    def grids(self, readout: Readout) -> list[tuple[int, int]]:
+        """Rows and columns of positions of each map in what `read_out` gives."""
+        side = readout.grid
+        return [
+            whole if max(whole) <= side else (side, side)
+            for whole in self._whole_map_sizes(readout.stages)
+        ]
 
     def takes(self, size: int) -> bool:
         """Whether it takes images of this height and width; some networks take but one size."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.errors import TaskError
+from tasks.export_readme import CONFIG, ENCODER, README, describe_features, write_readme
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -14,9 +15,6 @@ if TYPE_CHECKING:
     from models.encoders import Encoder
     from tasks.serving import ServedModel
 
-ENCODER, CONFIG, README, CLASSIFIER = (
-    "encoder.safetensors", "config.json", "README.md", "classifier.onnx",
-)  # fmt: skip
 # Largest difference to torch that an exported probability or feature may have, beside the values'
 # own size: both compute in float32, in another order.
 TOLERANCE = 1e-4
@@ -26,12 +24,12 @@ TRACED = 2
 
 
 def export_encoder(model: ServedModel, encoder: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Writes weights, config.json, and a README.md with the lines that load them.
+    """Writes weights, config.json, and a README.md that says what each file and output is.
 
     Args:
         model: The version's model.
         encoder: Its settings (`models.params.EncoderParams`).
-        folder: An existing, empty folder.
+        folder: An existing folder, empty but for the classifier.
 
     Returns:
         The content of config.json.
@@ -49,11 +47,12 @@ def export_encoder(model: ServedModel, encoder: dict[str, Any], folder: Path) ->
         "std": whole.std.flatten().tolist(),
         "classes": model.classes,
         "abstention": model.abstention,
+        "features": describe_features(whole),
         **({"encoder": encoder} if plain else _for_timm(whole, model)),
     }
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    lines = _instar_lines() if plain else _timm_lines(config)
-    (folder / README).write_text(_readme(config, lines), encoding="utf-8")
+    files = {path.name for path in folder.iterdir()} | {README}
+    (folder / README).write_text(write_readme(config, files), encoding="utf-8")
     return config
 
 
@@ -61,7 +60,7 @@ def export_classifier(model: ServedModel, path: Path) -> float:
     """Writes the classifier as ONNX with a free batch size, and compares it with torch.
 
     In: ``images``, uint8 (N, size, size, channels). Out: ``probabilities`` (N, K) and ``features``
-    (N, D), the encoder's own.
+    (N, D), the encoder's with its readout: `README` says how timm's own follow.
 
     Returns:
         The largest difference of any output.
@@ -168,54 +167,3 @@ def _for_timm(encoder: Encoder, model: ServedModel) -> dict[str, Any]:
         "padded_to": max(network.side, model.size),
         "small_image_stem": stem,
     }
-
-
-def _timm_lines(config: dict[str, Any]) -> list[str]:
-    options = ", ".join(f"{key}={value}" for key, value in config["create_model"].items())
-    lines = [
-        "import timm, torch; from safetensors.torch import load_file",
-        f'model = timm.create_model("{config["architecture"]}", {options})',
-    ]
-    if config["small_image_stem"]:
-        lines.append("model.maxpool = torch.nn.Identity()  # the stem for small images")
-    if config["small_image_stem"] == "one":
-        channels = config["create_model"]["in_chans"]
-        lines.append(
-            f"model.conv1 = torch.nn.Conv2d({channels}, model.conv1.out_channels, 3, 1, 1, "
-            "bias=False)"
-        )
-    elif config["small_image_stem"] == "deep":
-        lines.append("model.conv1[0].stride = (1, 1)")
-    return [*lines, f'model.load_state_dict(load_file("{ENCODER}"), strict=True)']
-
-
-def _instar_lines() -> list[str]:
-    return [
-        "import json; from models.encoders import build_encoder, EncoderParams; "
-        "from models.weights import load_weights",
-        f'c = json.load(open("{CONFIG}")); model = build_encoder(EncoderParams(**c["encoder"]), '
-        'c["input"]["channels"], c["input"]["size"], c["mean"], c["std"])',
-        f'load_weights(model, "{ENCODER}")',
-    ]
-
-
-def _readme(config: dict[str, Any], lines: list[str]) -> str:
-    size, channels = config["input"]["size"], config["input"]["channels"]
-    code = "\n".join(lines)
-    if "create_model" in config:
-        padded = config["padded_to"]
-        said = (
-            "It takes (N, C, H, W) as (pixels / 255 - mean) / std, mean and std of config.json"
-            + (f", then padded by zeros at right and bottom to {padded}" if padded > size else "")
-            + "."
-        )
-    else:
-        said = (
-            "resnet_tiny is Instar's own network, so timm does not know it: these lines need "
-            "Instar installed, classifier.onnx (`instar export --onnx`) does not. It takes "
-            "(N, C, H, W), pixels / 255."
-        )
-    return (
-        f"# Encoder {config['architecture']}, {channels} x {size} x {size} pixels\n\n"
-        f"```python\n{code}\n```\n\n{said} `model.eval()` before use.\n"
-    )

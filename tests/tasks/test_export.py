@@ -16,6 +16,7 @@ from models.tensors import to_float
 from tasks import export
 from tasks.errors import TaskError
 from tasks.export import export_classifier, export_encoder
+from tasks.export_readme import describe_features, write_readme
 from tasks.loading import Loaded
 from tasks.serving import ServedModel
 
@@ -36,13 +37,17 @@ def images(model, count=3):
     return torch.from_numpy(np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8))
 
 
-def follow_readme(folder):
-    """Type its lines in its folder; gives the model that they build."""
-    code = (folder / "README.md").read_text().split("```")[1].removeprefix("python\n")
-    names = {}
+def type_lines(folder, block, names):
+    """Type a block of the README's lines in its folder; gives all names that are there then."""
+    blocks = (folder / "README.md").read_text().split("```python\n")[1:]
     with contextlib.chdir(folder):
-        exec(code, names)
-    return names["model"].eval()
+        exec(blocks[block].partition("```")[0], names)
+    return names
+
+
+def follow_readme(folder):
+    """The model that its first lines build."""
+    return type_lines(folder, 0, {})["model"].eval()
 
 
 @pytest.mark.parametrize(
@@ -95,6 +100,86 @@ def test_onnx_answers_as_torch_does_whatever_the_batch(tmp_path):
         with torch.no_grad():
             expected = model.classifier.encoder(to_float(pixels))
         np.testing.assert_allclose(features, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "size", "channels", "readout"),
+    [
+        ("vit_tiny_patch16_224", {"patch_size": 4}, 28, 1, Readout(grid=2)),
+        ("vit_tiny_patch16_224", {}, 28, 3, Readout(grid=3, stages=2)),  # padded, 2 x 2 tokens
+        ("resnet18", {}, 32, 3, Readout(grid=2, stages=2)),
+        ("convnext_atto", {}, 28, 3, Readout(grid=2, stages=2)),
+        ("resnet18", {}, 32, 1, Readout()),
+        ("resnet_tiny", TINY.model_dump(exclude={"name", "readout"}), 16, 3, Readout(grid=2)),
+        ("resnet_tiny", TINY.model_dump(exclude={"name", "readout"}), 16, 1, Readout()),
+    ],
+)
+def test_readme_says_what_every_output_is_and_its_lines_give_it(
+    tmp_path, name, options, size, channels, readout
+):
+    encoder = EncoderParams(name=name, readout=readout, **options)
+    model = make_model(encoder, size, channels, Readout(grid=2))
+    model.abstention = {"threshold": 0.4375}
+    (tmp_path / "classifier.onnx").write_bytes(b"its presence is enough for the README")
+    config = export_encoder(model, encoder.model_dump(mode="json"), tmp_path)
+    said = (tmp_path / "README.md").read_text()
+    for path in tmp_path.iterdir():
+        assert f"| {path.name} |" in said
+    whole = model.classifier.encoder.eval()
+    pixels = to_float(images(model))
+    with torch.no_grad():
+        expected, pooled = whole(pixels), whole.read_out(pixels, Readout())
+        names = type_lines(tmp_path, 0, {})
+        if "create_model" in config:
+            mean, std = (torch.tensor(config[key]).view(1, -1, 1, 1) for key in ("mean", "std"))
+            more = config["padded_to"] - size
+            names["x"] = pad((pixels - mean) / std, (0, more, 0, more))
+            np.testing.assert_allclose(names["model"](names["x"]), pooled, atol=1e-4, rtol=1e-4)
+            if readout != Readout():
+                found = type_lines(tmp_path, 1, names)["features"]
+                np.testing.assert_allclose(found, expected, atol=1e-4, rtol=1e-4)
+        else:
+            np.testing.assert_array_equal(names["model"](pixels), expected)
+            found = names["model"].feature_map(pixels).mean((2, 3))
+            np.testing.assert_allclose(found, pooled, atol=1e-5)
+            assert ("`model.feature_map(x).mean((2, 3))`" in said) == (readout != Readout())
+    assert config["features"]["columns"] == expected.shape[1]
+    assert config["features"]["pooled_columns"] == pooled.shape[1]
+    assert f"`images` | uint8 (N, {size}, {size}, {channels})" in said
+    assert "`probabilities` | float32 (N, 3)" in said and "`classes` in config.json" in said
+    assert f"`features` | float32 (N, {expected.shape[1]})" in said
+    assert f"(N, {pooled.shape[1]})" in said and "at least 0.4375; else the model abstains" in said
+    assert {1: "grey", 3: "red, green, blue"}[channels] in said
+
+
+def test_lines_for_onnx_run_and_give_what_torch_gives(tmp_path):
+    model = make_model()
+    export_classifier(model, tmp_path / "classifier.onnx")
+    export_encoder(model, TINY.model_dump(mode="json"), tmp_path)
+    found = type_lines(tmp_path, 1, {})
+    black = torch.zeros(5, 16, 16, 1, dtype=torch.uint8)
+    np.testing.assert_allclose(
+        found["probabilities"], model.classifier.predict_proba(black), atol=1e-5
+    )
+    best = CLASSES[int(model.classifier.predict_proba(black)[0].argmax())]
+    assert found["guesses"] == [best] * 5
+
+
+@pytest.mark.parametrize(
+    ("abstention", "said"),
+    [
+        (None, "never abstains"),
+        ({"threshold": None}, "abstains from all"),
+        ({"threshold": 0.5}, "0.5;"),
+    ],
+)
+def test_readme_says_when_the_model_abstains(abstention, said):
+    model = make_model()
+    config = {
+        "architecture": "resnet_tiny", "input": {"size": 16, "channels": 1}, "classes": CLASSES,
+        "abstention": abstention, "features": describe_features(model.classifier.encoder),
+    }  # fmt: skip
+    assert said in write_readme(config, {"README.md", "classifier.onnx"})
 
 
 def test_onnx_that_differs_from_torch_is_not_left_behind(tmp_path, monkeypatch):
