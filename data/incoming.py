@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -17,8 +18,8 @@ from data.errors import DataError
 from data.naming import escaped
 from data.object_store import Bucket
 from data.sources import Sample
-from data.sources.containers import Container, Directory, Member, open_container
-from data.sources.folder import HIDDEN, NO_IMAGE, REPLACED, may_be_image, visible_parts, whole
+from data.sources.containers import Container, Directory, open_container
+from data.sources.finding import find_images, whole
 
 
 class Incoming:
@@ -31,10 +32,13 @@ class Incoming:
     """
 
     def __init__(self, place: str):
-        self._container = _open(place)
+        with _naming_the_option():
+            self._container = _open(place)
         self.passed_over: Counter[str] = Counter()
         try:
-            self._members = sorted(self._find().items())
+            with _naming_the_option():
+                found = find_images(self._container, self.passed_over)
+            self._members = sorted((escaped("/".join(parts)), m) for parts, m in found.items())
             self.fingerprint = self._take_fingerprint(place)
         except BaseException:
             self._container.close()
@@ -65,21 +69,6 @@ class Incoming:
         """Release open files; nothing can be read after that."""
         self._container.close()
 
-    def _find(self) -> dict[str, Member]:
-        found: dict[str, Member] = {}
-        for member in self._container.members():
-            parts = visible_parts(member.name)
-            if not parts:
-                self.passed_over[HIDDEN] += 1
-            elif not may_be_image(parts[-1], member):
-                self.passed_over[NO_IMAGE] += 1
-            else:
-                name = escaped("/".join(parts))
-                if name in found:
-                    self.passed_over[REPLACED] += 1
-                found[name] = member
-        return found
-
     def _take_fingerprint(self, place: str) -> str:
         hashed = hashlib.sha256()
         archive = not isinstance(self._container, Directory | Bucket)
@@ -97,10 +86,15 @@ class Incoming:
 def _open(place: str) -> Container:
     if place.startswith("s3://"):
         return Bucket(place)
+    return open_container(Path(place))
+
+
+@contextmanager
+def _naming_the_option() -> Iterator[None]:
+    """What is read is named by an option here, not by a setting."""
     try:
-        return open_container(Path(place))
+        yield
     except DataError as error:
-        # What is read is named by an option here, not by a setting.
         raise DataError(str(error).replace("data.path:", "--input:", 1)) from error
 
 

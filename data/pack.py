@@ -52,6 +52,10 @@ class PackSummary:
     """Kinds of those reasons and how often each occurs."""
     passed_over: dict[str, int]
     """Files that are no samples (not images, hidden), by what they are."""
+    test_from: str | None
+    """Where the source has its test set; None if one was split off."""
+    notes: list[str]
+    """What a reader should know of how the source was understood."""
     classes: list[str]
     train_per_class: list[int]
     size: int
@@ -134,6 +138,8 @@ def pack(
         **counts,
         reasons=dict(ledger.frequent_reasons()),
         passed_over=manifest["passed_over"],
+        test_from=source.test_from,
+        notes=list(source.notes),
         classes=source.classes,
         train_per_class=per_class.tolist(),
         size=params.size,
@@ -231,7 +237,7 @@ def _write_quarantine(ledger: Ledger, path: Path) -> None:
 def _final_splits(source: Source, ledger: Ledger, params: DataParams) -> np.ndarray:
     """Split of each kept row: "train", "test" or "" (quarantined); (N,)."""
     splits, labels = ledger.splits(), ledger.labels()
-    if not source.has_test:
+    if source.test_from is None:
         splits[_split_off(source.classes, splits, labels, params, ledger)] = "test"
     elif not (splits == "test").any():
         raise DataError(

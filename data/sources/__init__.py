@@ -1,6 +1,6 @@
 """Where images come from: one file per kind of source, all giving the same stream of samples."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -28,10 +28,12 @@ class Source(Protocol):
     classes: list[str]
     total: int
     """Number of samples."""
-    has_test: bool
-    """Whether it brings a test set; if not, one is split off."""
+    test_from: str | None
+    """Where its test set comes from, for a reader; None: it brings none, and one is split off."""
     passed_over: Mapping[str, int]
     """How many files of it are no samples, by what they are."""
+    notes: Sequence[str]
+    """What a reader should know of how it was understood."""
 
     def samples(self) -> Iterator[Sample]:
         """All samples: first test, then train, then unlabelled.

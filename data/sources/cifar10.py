@@ -4,7 +4,7 @@ The *binary* version is read: the one that most tools take is a pickle, which ru
 """
 
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -32,8 +32,9 @@ class Cifar10:
 
     classes = CLASSES
     total = 60_000
-    has_test = True
+    test_from: str | None = "the data set's own"
     passed_over: Mapping[str, int] = MappingProxyType({})
+    notes: Sequence[str] = ()
 
     def __init__(self, params: DataParams):
         pinned = Path(params.path)

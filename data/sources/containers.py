@@ -2,23 +2,27 @@
 
 Whoever filled it is not trusted. Names only label; a link counts for what it leads to, and only
 inside; what is no file (a pipe, a device) is never opened. Each of these is given with a reader
-that refuses it with a reason, so that it is counted and not passed over in silence.
+that refuses it with a reason, so that it is counted and not passed over in silence. A link to a
+folder says how many images lie behind it.
 """
 
 import io
 import os
 import posixpath
 import stat
+import struct
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple, NoReturn, Protocol
 
 from data.errors import DataError
+from data.formats import unread_by_name
 from data.naming import escaped
-from data.reading import open_regular, read_start
+from data.reading import EXTENSIONS, open_regular, read_start
 
 Reader = Callable[[int], bytes]
 """Reads at most so many bytes from a file's start."""
@@ -29,6 +33,8 @@ LINK_DEPTH = 16
 TAR_RECORD_BYTES = 16 << 20
 # No file system takes longer ones.
 NAME_LIMIT = 4096
+# How many names are looked at behind a link: it may lead to a whole disk.
+ENTRIES_BEHIND = 100_000
 NO_FILE = "not a file (a pipe, a socket or a device)"
 LINK_OUT = "a link that leads out of the data"
 LINK_TO_FOLDER = "a link to a folder, which is not followed"
@@ -45,6 +51,8 @@ class Member(NamedTuple):
     """Whether it is a file, or a link to one inside."""
     size: int = 0
     """In bytes, as an archive declares it; 0 in a folder."""
+    behind: int | None = 0
+    """Of a link to a folder: how many images it holds, by their names; None if nobody can say."""
 
 
 class Container(Protocol):
@@ -104,8 +112,18 @@ def _refused(reason: str, _limit: int) -> NoReturn:
     raise DataError(reason)
 
 
-def _refuse(name: str, reason: str) -> Member:
-    return Member(name, partial(_refused, reason), regular=False)
+def _refuse(name: str, reason: str, behind: int | None = 0) -> Member:
+    return Member(name, partial(_refused, reason), regular=False, behind=behind)
+
+
+def named_as_image(name: str) -> bool:
+    """Whether a file's name is that of an image, of a format that is read or not."""
+    return name.lower().endswith(EXTENSIONS) or unread_by_name(name) is not None
+
+
+def _unless_folder(name: str) -> int | None:
+    """What lies behind a link that leads nowhere: nothing, unless it may have been a folder's."""
+    return 0 if named_as_image(name) else None
 
 
 def _unreadable(path: Path, error: OSError) -> DataError:
@@ -152,12 +170,15 @@ class Directory:
         name = path.relative_to(self._root).as_posix()
         if entry.is_symlink():
             target = Path(os.path.realpath(path))
-            if not target.is_relative_to(self._root):
-                return _refuse(name, LINK_OUT)
+            inside = target.is_relative_to(self._root)
             if target.is_dir():
-                return _refuse(name, LINK_TO_FOLDER)
+                behind = 0 if path.is_relative_to(target) else _images_in(target)
+                return _refuse(name, LINK_TO_FOLDER if inside else LINK_OUT, behind)
             if not target.exists():
-                return _refuse(name, LINK_TO_NOTHING)
+                reason = LINK_TO_NOTHING if inside else LINK_OUT
+                return _refuse(name, reason, _unless_folder(name))
+            if not inside:
+                return _refuse(name, LINK_OUT)
             path = target
             if not path.is_file():
                 return _refuse(name, NO_FILE)
@@ -165,6 +186,19 @@ class Directory:
         elif not entry.is_file(follow_symlinks=False) and path.exists():
             return _refuse(name, NO_FILE)
         return Member(name, partial(_read_path, path))
+
+
+def _images_in(folder: Path) -> int | None:
+    """How many images lie in a folder, by their names; None if that cannot be known."""
+    unlisted: list[OSError] = []
+    images = entries = 0
+    for _, folders, files in os.walk(folder, onerror=unlisted.append):
+        entries += len(folders) + len(files)
+        images += sum(map(named_as_image, files))
+        if entries > ENTRIES_BEHIND:
+            break
+    incomplete = unlisted or entries > ENTRIES_BEHIND
+    return images or (None if incomplete else 0)
 
 
 def _read_path(path: Path, limit: int) -> bytes:
@@ -222,10 +256,11 @@ class Tar:
             if entry.kind != "link":
                 break
             if entry.leads_to in self._folders:
-                return _refuse(name, LINK_TO_FOLDER)
+                return _refuse(name, LINK_TO_FOLDER, self._images_in(entry.leads_to, _plain(name)))
             if entry.leads_to not in self._named:
                 inside = entry.leads_to and not entry.leads_to.startswith("../")
-                return _refuse(name, LINK_TO_NOTHING if inside else LINK_OUT)
+                reason = LINK_TO_NOTHING if inside else LINK_OUT
+                return _refuse(name, reason, _unless_folder(name))
             entry = self._named[entry.leads_to]
         match entry.kind:
             case "file":
@@ -237,6 +272,12 @@ class Tar:
                 return _refuse(name, "a sparse member of the .tar; pack it again without --sparse")
             case _:
                 return _refuse(name, NO_FILE)
+
+    def _images_in(self, folder: str, link: str) -> int:
+        """How many images lie in a folder; none is lost by a link that lies in it itself."""
+        if link.startswith(f"{folder}/"):
+            return 0
+        return sum(name.startswith(f"{folder}/") and named_as_image(name) for name in self._named)
 
     def _read(self, offset: int, size: int, limit: int) -> bytes:
         return os.pread(self._descriptor, min(size, limit), offset)
@@ -334,13 +375,13 @@ class Zip:
         """See `Container.members`."""
         for entry in self._zip.infolist():
             # Some tools on Windows write backslashes, against the format.
-            name = entry.filename.replace("\\", "/")
+            name = _name_in_zip(entry).replace("\\", "/")
             # Made on a system with modes; the type is zero where only permissions were kept.
             kind = stat.S_IFMT(entry.external_attr >> 16) if entry.create_system == 3 else 0
             if entry.is_dir() or name.endswith("/"):
                 continue
             if stat.S_ISLNK(kind):
-                yield _refuse(name, "a link in a .zip, which is not followed")
+                yield _refuse(name, "a link in a .zip, which is not followed", _unless_folder(name))
             elif kind and not stat.S_ISREG(kind):
                 yield _refuse(name, NO_FILE)
             elif entry.compress_type not in INFLATED_IN_PARTS:
@@ -360,3 +401,35 @@ class Zip:
             while part := file.read(min(1 << 20, limit - content.tell())):
                 content.write(part)
         return content.getvalue()
+
+
+# An entry's flag: its name is UTF-8; and the extra field in which Info-ZIP gives such a name.
+_UTF8_FLAG, _UNICODE_PATH = 0x800, 0x7075
+
+
+def _name_in_zip(entry: zipfile.ZipInfo) -> str:
+    """An entry's name as who packed it wrote it.
+
+    Many tools write UTF-8 without the flag that says so, which the format reads as the code page
+    437 of the first PCs. Bytes of another encoding are hardly ever valid UTF-8.
+    """
+    if entry.flag_bits & _UTF8_FLAG or entry.filename.isascii():
+        return entry.filename
+    try:
+        # Of a name with a zero byte only a part is kept.
+        stored = entry.orig_filename.partition("\0")[0].encode("cp437")
+        return _unicode_path(entry.extra, stored) or stored.decode("utf-8")
+    except UnicodeError:
+        return entry.filename
+
+
+def _unicode_path(extra: bytes, stored: bytes) -> str | None:
+    """The name in Info-ZIP's field, if there is one and it belongs to the stored name."""
+    while len(extra) >= 4:
+        kind, size = struct.unpack("<HH", extra[:4])
+        field, extra = extra[4 : 4 + size], extra[4 + size :]
+        if kind == _UNICODE_PATH and len(field) > 5 and field[0] == 1:
+            checksum = int.from_bytes(field[1:5], "little")
+            if checksum == zlib.crc32(stored):
+                return field[5:].decode("utf-8")
+    return None

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from io import BufferedIOBase
 from pathlib import Path
 from types import MappingProxyType
@@ -40,8 +40,9 @@ class FashionMnist:
 
     classes = CLASSES
     total = sum(count for _, _, count in FILES.values())
-    has_test = True
+    test_from: str | None = "the data set's own"
     passed_over: Mapping[str, int] = MappingProxyType({})
+    notes: Sequence[str] = ()
 
     def __init__(self, params: DataParams):
         self._pinned = Path(params.path)

@@ -11,7 +11,7 @@ import math
 import sys
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -50,7 +50,8 @@ class Npz:
         members = {name.removesuffix(".npy") for name in self._zip.namelist()}
         self._require_pairs(members)
         self._splits = _splits_of(members)
-        self.has_test = "test" in self._splits.values()
+        held_out = [part for part, split in self._splits.items() if split == "test"]
+        self.test_from = f"{held_out[0]}_images" if held_out else None
         self._counts = {part: self._count(f"{part}_images") for part in self._splits}
         self.total = sum(self._counts.values())
         others = sorted(members - KEYS)
@@ -60,6 +61,7 @@ class Npz:
         self.passed_over: Mapping[str, int] = (
             {f"arrays that are not used: {named}": len(others)} if others else {}
         )
+        self.notes: Sequence[str] = ()
         self.classes, self._labels = self._read_labels(members)
 
     def samples(self) -> Iterator[Sample]:

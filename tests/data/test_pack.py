@@ -297,7 +297,7 @@ def test_test_images_without_a_train_folder_are_never_trained_on(
     root = make_folder(("ant", "bee"), root=f"images/{held_out}").parent
     for name in others:
         shutil.copytree(root / held_out / name, root / name)
-    with pytest.raises(DataError, match=f"has {held_out}/ but no train/; move"):
+    with pytest.raises(DataError, match=f"is {held_out}/ but no train/; move"):
         pack_folder(root)
 
 
