@@ -16,7 +16,9 @@ from flows.commands.app import INTERRUPTED, app, say_interrupted
 def main() -> None:
     """Entry point: every problem a user can solve ends in one message and an exit status."""
     from tasks.errors import explain
+    from tasks.terminal import open_terminal
 
+    open_terminal()
     # A machine that is taken away sends SIGTERM: an orderly end, as after Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -39,10 +41,11 @@ def _fail(message: str) -> None:
 
 
 def _leave(status: Any) -> None:
+    from tasks.terminal import close_terminal
+
+    status = close_terminal(status)
     servers = sys.modules.get("flows.servers")
     if servers is not None and servers.PrefectServer.lost:
-        sys.stdout.flush()
-        sys.stderr.flush()
         # Not sys.exit: Prefect's threads would wait for their server, which is gone.
         os._exit(status or 0)
     sys.exit(status)

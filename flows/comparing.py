@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from flows.servers import PrefectServer
 from flows.settings import change_settings, known_presets
 from flows.steps import find_data_at_home, new_run_id, require_project
+from flows.tables import Column, open_console, show_table
 from tasks.comparison import METHOD, Cell, fitting_at_once, grid
 from tasks.errors import TaskError
 from tasks.lineage import git
@@ -41,14 +40,15 @@ def compare_here(
     Raises:
         TaskError: A cell's settings are not valid, or Prefect's server went away.
     """
-    console = Console(stderr=quiet)
+    console = open_console(stderr=quiet)
     vary = [*([f"{METHOD}={methods}"] if methods else []), *vary]
     cells = grid(vary, seeds, assignments, known_presets(root))
     require_project(root)
     name = new_run_id()
     params = _require_valid(root, name, cells)
     if edited := git(root, "diff", "--name-only", "HEAD"):
-        console.print(f"note: on HEAD, so without what you edited: {', '.join(edited.split())}")
+        said = f"note: on HEAD, so without what you edited: {', '.join(edited.split())}"
+        console.print(said, soft_wrap=True, markup=False, highlight=False)
     if at_once is None:
         cores = len(os.sched_getaffinity(0))
         at_once = fitting_at_once(params, cores, psutil.virtual_memory().available)
@@ -68,7 +68,7 @@ def compare_here(
 def show(result: dict[str, Any], console: Console) -> None:
     """Print the leaderboard and what it says."""
     console.print()
-    console.print(_table(result))
+    _show_table(result, console)
     console.print(result["verdict"], highlight=False, markup=False)
     for cell in result["cells"]:
         if cell["reason"] is not None:
@@ -142,28 +142,31 @@ class _Teller(logging.Handler):
             self._console.print(said, markup=False, highlight=False, soft_wrap=True)
 
 
-def _table(result: dict[str, Any]) -> Table:
-    title = "Leaderboard: accuracy on the test set, in percent"
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
-    table.pad_edge, table.padding = False, (0, 1, 0, 0)
-    table.add_column("")
-    table.add_column("variant", overflow="fold")
-    for column in ("pretrained", "scratch", "gain", "behind", "seconds"):
-        table.add_column(column, justify="right", no_wrap=True)
+def _show_table(result: dict[str, Any], console: Console) -> None:
+    numbers = ("pretrained", "scratch", "gain", "behind", "seconds")
+    columns = [Column("place"), Column("variant", fold=True)]
+    columns += [Column(name, right=True, spare=name == "seconds") for name in numbers]
+    rows = []
     for place, row in enumerate(result["leaderboard"], 1):
         done = f"{len(row['seeds'])} of {len(row['seeds']) + len(row['failed'])} seeds"
-        table.add_row(
-            "best" if place == 1 and row["pretrained"] else str(place),
-            f"{row['variant']}\n{done}" if row["failed"] else row["variant"],
-            _shown(row["pretrained"], ""),
-            "–" if row["scratch"] is None else f"{100 * row['scratch']['mean']:.2f}",
-            _shown(row["gain"], "+"),
-            _shown(row["behind"], "+"),
-            "–" if row["seconds"] is None else f"{row['seconds']:.0f}",
+        rows.append(
+            [
+                "best" if place == 1 and row["pretrained"] else str(place),
+                f"{row['variant']}\n{done}" if row["failed"] else row["variant"],
+                _shown(row["pretrained"], ""),
+                "–" if row["scratch"] is None else f"{100 * row['scratch']['mean']:.2f}",
+                _shown(row["gain"], "+"),
+                _shown(row["behind"], "+"),
+                "–" if row["seconds"] is None else f"{row['seconds']:.0f}",
+            ]
         )
-    table.caption = f"Beneath: 95% intervals over test images and {result['over']}."
-    table.caption_justify = "left"
-    return table
+    show_table(
+        console,
+        "Leaderboard: accuracy on the test set, in percent",
+        columns,
+        rows,
+        f"In parentheses: 95% intervals over test images and {result['over']}.",
+    )
 
 
 def _shown(value: dict[str, Any] | None, sign: str) -> str:
@@ -173,4 +176,4 @@ def _shown(value: dict[str, Any] | None, sign: str) -> str:
     mean, low, high = (value[key] for key in ("mean", "low", "high"))
     if low is None:
         return f"{100 * mean:{sign}.2f}"
-    return f"{100 * mean:{sign}.2f}\n{100 * low:{sign}.1f} … {100 * high:{sign}.1f}"
+    return f"{100 * mean:{sign}.2f}\n({100 * low:{sign}.1f}…{100 * high:{sign}.1f})"

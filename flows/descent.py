@@ -5,23 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+
+from flows.tables import show_pairs
 
 _UNKNOWN = "not recorded"
 
 
 def show(found: dict[str, Any], console: Console) -> None:
     """Print the lineage of a version (`tasks.ancestry.ancestry`)."""
-    table = Table(
-        title=f"{found['name']} version {found['version']}", title_justify="left", box=None,
-        title_style="bold", show_header=False, pad_edge=False,
-    )  # fmt: skip
-    table.add_column(style="bold", no_wrap=True)
-    # Folded, not cut: hashes are there to be copied.
-    table.add_column(overflow="fold")
-    for name, value in _rows(found):
-        table.add_row(name, value)
-    console.print(table, markup=False, highlight=False)
+    show_pairs(console, f"{found['name']} version {found['version']}", _rows(found))
 
 
 def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:

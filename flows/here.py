@@ -17,7 +17,9 @@ from flows.dead_runs import mark_dead_runs
 from flows.servers import PREFECT_PORT, PrefectServer, start_mlflow_ui, wait_for
 from flows.settings import change_settings
 from flows.steps import Retraining, new_run_id, require_project
+from flows.tables import open_console
 from tasks.errors import TaskError
+from tasks.project_files import require_merged
 from tasks.remote import require_dvc
 from tasks.tracking import shown, tracking_uri_of
 from tasks.workspace import locked
@@ -34,11 +36,12 @@ def run_here(
     Returns:
         What the summary shows.
     """
-    console = Console(stderr=quiet)
+    console = open_console(stderr=quiet)
     with locked(root, wait=wait, what="instar run"):
         for change in change_settings(root, assignments, presets):
             console.print(change, highlight=False, markup=False)
         require_project(root)
+        require_merged(root)
         run_id = new_run_id()
         console.print(f"[bold]Run {run_id}[/]", highlight=False)
         with PrefectServer(root) as server:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
+from data.naming import printable
+from flows.tables import Column, show_table
 from tasks.errors import TaskError
 from tasks.label_file import require_ending
 from tasks.loading import loaded
@@ -45,17 +46,15 @@ def predict_all(
 def show(result: dict[str, Any], console: Console) -> None:
     """What was found, in a table and a few lines."""
     labels = sorted(result["labels"].items(), key=lambda pair: (-pair[1], pair[0]))
-    table = Table("label", "images", title=f"{result['model']}: {result['images']:,} images")
-    table.columns[1].justify = "right"
-    for label, count in labels[:SHOWN]:
-        table.add_row(label, f"{count:,}")
+    rows = [[printable(label), f"{count:,}"] for label, count in labels[:SHOWN]]
     if len(labels) > SHOWN:
         rest = sum(count for _, count in labels[SHOWN:])
-        table.add_row(f"{len(labels) - SHOWN} other labels", f"{rest:,}")
+        rows.append([f"{len(labels) - SHOWN} other labels", f"{rest:,}"])
     for what in ("abstained", "unreadable"):
         if result[what]:
-            table.add_row(f"[dim]({what})[/]", f"{result[what]:,}")
-    console.print(table)
+            rows.append([f"({what})", f"{result[what]:,}"])
+    columns = [Column("label", fold=True), Column("images", right=True)]
+    show_table(console, f"{result['model']}: {result['images']:,} images", columns, rows)
     if result["resumed"]:
         console.print(f"{result['resumed']:,} of them were done by a run before.", highlight=False)
     for reason, count in sorted(result["reasons"].items(), key=lambda kind: -kind[1])[:SHOWN]:

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
+from flows.tables import Column, show_table
 from tasks.standing import STAGES
 
+_COLUMNS = (
+    Column("version", right=True),
+    Column("stage"),
+    Column("accuracy"),
+    Column("gain"),
+    Column("gate"),
+    Column("age", right=True, spare=True),
+    Column("moved by", fold=True, spare=True),
+)
 _WORDS: dict[str | None, str] = {None: "–", **{str(at): stage for at, stage in STAGES.items()}}
 
 
@@ -53,29 +62,25 @@ def told(done: dict[str, Any]) -> str:
 
 def show_models(result: dict[str, Any], console: Console) -> None:
     """Print `tasks.promotion.versions`."""
-    table = Table(title=result["model"], title_justify="left", title_style="bold")
-    for name in ("version", "stage", "aliases", "accuracy", "gain", "gate", "age", "moved by"):
-        justify: Literal["left", "right"] = "right" if name in ("version", "age") else "left"
-        # Where it gets narrow, only the names of people are broken.
-        table.add_column(name, justify=justify, no_wrap=name != "moved by", overflow="fold")
-    for version in result["versions"]:
-        table.add_row(
+    rows = [
+        [
             version["version"],
-            "–" if version["stage"] == "None" else version["stage"],
-            "\n".join(f"@{alias}" for alias in version["aliases"]),
+            "\n".join([_stage(version), *(f"@{alias}" for alias in version["aliases"])]),
             _interval(version["accuracy"], ""),
             _interval(version["gain"], "+"),
             _gate(version),
             _age(version["age_seconds"]),
             version["moved_by"] or "–",
-        )
-    console.print(table, markup=False)
+        ]
+        for version in result["versions"]
+    ]
+    show_table(console, result["model"], _COLUMNS, rows)
     waiting = [v["version"] for v in result["versions"] if v["gate"] == "waiting"]
     for number in waiting:
         from flows.approval import command_of
 
         reference = f"{result['model']}@{number}"
-        console.print(f"Waits: {command_of(reference)}", highlight=False)
+        console.print(f"Waits: {command_of(reference)}", highlight=False, soft_wrap=True)
 
 
 def show_history(result: dict[str, Any], console: Console) -> None:
@@ -126,6 +131,10 @@ def _interval(value: dict[str, float | None] | None, sign: str) -> str:
         for key in ("mean", "low", "high")
     )
     return f"{mean}\n({low}…{high})" if low and high else str(mean)
+
+
+def _stage(version: dict[str, Any]) -> str:
+    return "–" if version["stage"] == "None" else str(version["stage"])
 
 
 def _gate(version: dict[str, Any]) -> str:

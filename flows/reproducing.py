@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
+from flows.tables import Column, open_console, show_table
 from tasks.remote import require_dvc
 from tasks.reproduce import TOLERANCE, reproduce
 
@@ -28,7 +28,7 @@ def reproduce_here(
 ) -> dict[str, Any]:
     """Reproduce a version and tell how far it is; the result as plain JSON, see `show`."""
     require_dvc(root)
-    console = Console(stderr=quiet)
+    console = open_console(stderr=quiet)
     console.print(f"[bold]Reproducing {version}[/]", highlight=False)
 
     def tell(line: str) -> None:
@@ -42,7 +42,7 @@ def show(result: dict[str, Any], console: Console) -> None:
     """Print what came of it."""
     name = f"{result['name']} version {result['version']} ({result['tag']})"
     console.print()
-    console.print(_table(result))
+    _show_table(result, console)
     for note in result["notes"]:
         console.print(f"  · {note}", markup=False, highlight=False, soft_wrap=True)
     if result["before"] != result["now"]:
@@ -56,25 +56,19 @@ def show(result: dict[str, Any], console: Console) -> None:
     if result["recorded"]:
         console.print("Recorded on the version, in its tags `reproduced…`.", highlight=False)
     if result["clone"]:
-        console.print(f"The clone is kept: {result['clone']}", soft_wrap=True)
+        console.print(f"The clone is kept: {result['clone']}", soft_wrap=True, markup=False)
 
 
-def _table(result: dict[str, Any]) -> Table:
-    table = Table(title="What was computed again", title_justify="left", title_style="bold")
-    table.add_column("stage")
-    for column in ("seconds", "files that differ", "numbers that differ"):
-        table.add_column(column, justify="right")
+def _show_table(result: dict[str, Any], console: Console) -> None:
+    names = ("seconds", "files that differ", "numbers that differ")
+    rows = []
     for stage in result["stages"]:
         own = [found["kind"] for found in result["differences"] if found["stage"] == stage]
-        table.add_row(
-            stage,
-            f"{result['seconds'][stage]:.0f}",
-            str(own.count("file")),
-            str(own.count("metric")),
-        )
-    table.caption = f"{result['files']} files and {result['metrics']} numbers compared"
-    table.caption_justify = "left"
-    return table
+        seconds = f"{result['seconds'][stage]:.0f}"
+        rows.append([stage, seconds, str(own.count("file")), str(own.count("metric"))])
+    columns = [Column("stage"), *(Column(name, right=True) for name in names)]
+    compared = f"{result['files']} files and {result['metrics']} numbers compared"
+    show_table(console, "What was computed again", columns, rows, compared)
 
 
 def _in_words(difference: dict[str, Any]) -> str:

@@ -25,6 +25,7 @@ from flows.settings import change_settings
 from flows.steps import Retraining, new_run_id, require_project
 from tasks.data_revision import use_data_of
 from tasks.errors import ServerAwayError, TaskError
+from tasks.project_files import require_merged
 from tasks.registry import explained
 from tasks.repetition import repeated_run, source_key
 from tasks.runner import STAGES
@@ -87,6 +88,7 @@ def retrain(
     if not isolated:
         if assignments or data_revision or take_data:
             raise TaskError("a run in the checkout is varied by `instar set`, not by parameters.")
+        require_merged(home)
         with locked(home, wait=True), Retraining(home, home, run_id, tell) as run:
             result = conduct(run, stage_hours)
     else:

@@ -12,8 +12,9 @@ from ruamel.yaml import YAML, YAMLError
 from ruamel.yaml.representer import RoundTripRepresenter
 
 from tasks.errors import TaskError
-from tasks.params import read_yaml, validate_params
+from tasks.params import validate_params
 from tasks.presence import require_presence
+from tasks.project_files import read_yaml
 
 PRESETS = Path("examples")
 # Groups of which `name` says what else they hold.
@@ -111,6 +112,10 @@ def _read_preset(root: Path, name: str) -> dict[str, Any]:
 
 
 def _parse(assignment: str) -> tuple[list[str], Any]:
+    try:
+        assignment.encode()
+    except UnicodeEncodeError:
+        raise TaskError(f"{assignment!r} is not UTF-8, as params.yaml is: rename it.") from None
     key, equals, text = assignment.partition("=")
     if not equals or not key.strip():
         raise TaskError(f"{assignment!r} is not KEY=VALUE, as in finetune.label_fraction=0.05.")

@@ -26,6 +26,7 @@ from tasks.errors import TaskError, explain
 from tasks.held import HeldError, held, is_free
 from tasks.leash import Leash
 from tasks.remote import require_dvc
+from tasks.terminal import open_terminal
 
 FOLDER = Path(".instar") / "stack"
 # Two quiet cores need 30 s for a first start.
@@ -102,6 +103,7 @@ def supervise(root: Path, folder: Path) -> None:
 
 def main() -> None:
     """Entry point of the Makefile's targets `stack` and `stack-stop`."""
+    open_terminal()
     parser = argparse.ArgumentParser(prog="python -m flows.stack", description=__doc__)
     parser.add_argument("what", choices=("start", "stop", "supervise"))
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where the stack keeps all")
@@ -130,7 +132,7 @@ def _detach(root: Path, folder: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             command,
             cwd=root,
-            env={**os.environ, MARK: str(folder)},
+            env={**os.environ, MARK: str(folder), "PYTHONIOENCODING": "utf-8:backslashreplace"},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
+from flows.tables import Column, show_table
 from tasks import draws
 
 NO_INTERVAL = "one draw: no interval"
@@ -32,7 +32,7 @@ def show(result: dict[str, Any], console: Console) -> None:
     """Print the summary of a run (`flows.steps.Retraining.result`)."""
     metrics = result["metrics"]
     console.print()
-    console.print(_table(metrics))
+    _show_table(metrics, console)
     console.print(verdict_in_words(metrics))
     registered, gate = result["registered"], result["gate"]
     said = "Registered:" if registered["created"] else "Nothing changed: this model already is"
@@ -43,7 +43,7 @@ def show(result: dict[str, Any], console: Console) -> None:
     for reason in gate["reasons"]:
         console.print(f"  · {reason}", markup=False, highlight=False)
     if result["report"]:
-        console.print(f"Report: {result['report']}", soft_wrap=True)
+        console.print(f"Report: {result['report']}", soft_wrap=True, markup=False)
     console.print("\nNext:")
     for command, what in next_commands(result):
         console.print(f"  [bold]{command}[/]  {what}", soft_wrap=True, highlight=False)
@@ -99,21 +99,18 @@ def next_commands(result: dict[str, Any]) -> list[tuple[str, str]]:
     return commands
 
 
-def _table(metrics: dict[str, Any]) -> Table:
+def _show_table(metrics: dict[str, Any], console: Console) -> None:
     share = f"{100 * metrics['label_fraction']:.3g}%"
     title = f"Test accuracy with {share} of the labels ({metrics['labels']:,} labels)"
-    table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column("")
-    for name in ("mean", "95% interval", "seeds" if draws.same_labels(metrics) else "draws"):
-        table.add_column(name, justify="right")
+    names = ("mean", "95% interval", "seeds" if draws.same_labels(metrics) else "draws")
+    rows = []
     for arm, name in (("pretrained", "pretrained"), ("scratch", "same learner from scratch")):
         accuracy = metrics[arm]["accuracy"]
-        table.add_row(
-            name, _percent(accuracy["mean"]), _interval(accuracy, _percent), str(accuracy["n"])
-        )
+        interval = _interval(accuracy, _percent)
+        rows.append([name, _percent(accuracy["mean"]), interval, str(accuracy["n"])])
     gain = metrics["gain"]
-    table.add_row("gain", _points(gain["mean"]), _interval(gain, _points), "")
-    return table
+    rows.append(["gain", _points(gain["mean"]), _interval(gain, _points), ""])
+    show_table(console, title, [Column(""), *(Column(name, right=True) for name in names)], rows)
 
 
 def _interval(value: dict[str, Any], shown: Callable[[float], str]) -> str:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from data.naming import printable
+from flows.tables import Column, show_table
 from tasks.drift import Drift
 from tasks.watching import Items, Report
 
@@ -19,18 +18,20 @@ def show(report: Report, console: Console) -> None:
     if not report.changed:
         return
     if report.new is not None:
-        table = Table("", "items", "the first ones")
-        for kind, items in kinds(report).items():
-            table.add_row(kind, f"{items.count:,}", escape(first(items)))
-        console.print(table)
+        columns = [Column(""), Column("items"), Column("the first ones", fold=True)]
+        found = [[kind, f"{of.count:,}", first(of)] for kind, of in kinds(report).items()]
+        show_table(console, "", columns, found)
     console.print(verdict(report), soft_wrap=True, markup=False, highlight=False)
     if report.drift:
-        table = Table("measure", "effect", "p")
-        for row in rows(report.drift):
-            table.add_row(row["measure"], f"{row['effect']:.3f}", f"{row['p']:.4f}")
-        console.print(table)
+        columns = [Column("measure", fold=True), Column("effect"), Column("p")]
+        cells = [
+            [row["measure"], f"{row['effect']:.3f}", f"{row['p']:.4f}"]
+            for row in rows(report.drift)
+        ]
+        show_table(console, "", columns, cells)
     if report.started:
-        console.print(f"A run for these data: {report.started.outcome}. {report.started.said}")
+        said = f"A run for these data: {report.started.outcome}. {report.started.said}"
+        console.print(said, soft_wrap=True, markup=False, highlight=False)
 
 
 def sentence(report: Report) -> str:

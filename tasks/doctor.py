@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 from tasks.errors import TaskError
 from tasks.lineage import require_git, untracked_code
 from tasks.params import load_params
+from tasks.project_files import require_merged, require_readable, require_unmarked
 from tasks.remote import default_remote, dvc_settings, require_dvc
 from tasks.tracking import shown, tracking_uri_of
 
@@ -53,6 +54,7 @@ def check_all(root: str | Path) -> list[Check]:
     """Every check that needs no Prefect, in the order in which to mend things."""
     root = Path(root)
     looks: dict[str, Callable[[Path], Check]] = {
+        "files": check_files,
         "versions": check_versions,
         "disk": check_disk,
         "git": check_git,
@@ -61,7 +63,19 @@ def check_all(root: str | Path) -> list[Check]:
         "DVC remote": check_remote,
         "MLflow": check_mlflow,
     }
-    return [_explained(name, look, root) for name, look in looks.items()]
+    checks: dict[str, Check] = {}
+    for name, look in looks.items():
+        check = _explained(name, look, root)
+        # What stops several looks is told once.
+        checks.setdefault(name if check.well else check.found, check)
+    return list(checks.values())
+
+
+def check_files(root: Path) -> Check:
+    """The files that hold the project: no merge or crash has left one broken."""
+    require_readable(root)
+    require_merged(root)
+    return Check("files", True, "params.yaml, dvc.yaml, dvc.lock and .dvc files can be read")
 
 
 def check_versions(root: Path) -> Check:
@@ -72,6 +86,7 @@ def check_versions(root: Path) -> Check:
     if not lock.exists():
         found = "requirements.lock is missing"
         return Check("versions", False, found, "`git checkout requirements.lock`")
+    require_unmarked(lock)
     wrong, right = [], 0
     for line in lock.read_text(encoding="utf-8").splitlines():
         if not line.strip() or line.startswith("#"):

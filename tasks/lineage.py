@@ -16,6 +16,7 @@ from typing import Any
 
 from tasks.contents import content_hash, digest, hash_file
 from tasks.errors import TaskError
+from tasks.project_files import read_lock, read_yaml
 
 ROOMS = ("flows", "tasks", "models", "data")
 WEIGHTS = Path("artifacts/finetune/classifiers/pretrained-0.safetensors")
@@ -50,15 +51,15 @@ def stage_inputs(stage: str, root: str | Path = ".") -> dict[str, Any]:
         TaskError: dvc.yaml has no such stage, or an input or a parameter of it is missing.
     """
     root = Path(root)
-    params = _read_yaml(root / "params.yaml")
-    stages = _read_yaml(root / "dvc.yaml").get("stages", {})
+    params = read_yaml(root / "params.yaml")
+    stages = read_yaml(root / "dvc.yaml").get("stages", {})
     if stage not in stages:
         raise TaskError(f"dvc.yaml has no stage {stage!r}: it has {', '.join(stages) or 'none'}.")
     described = _resolve(stages[stage], params)
     made = made_by_stages(root)
     inputs = {path: made.get(path) or content_hash(root, path) for path in _deps(described, made)}
     settings = {
-        f"{key} in {file}": _lookup(_read_yaml(root / file), key, file)
+        f"{key} in {file}": _lookup(read_yaml(root / file), key, file)
         for file, key in _settings(described)
     }
     return {f"the command of {stage}": described["cmd"], **settings, **inputs}
@@ -70,8 +71,8 @@ def outside_inputs(root: str | Path = ".") -> list[str]:
     Raises:
         TaskError: dvc.yaml uses a parameter that is missing.
     """
-    params = _read_yaml(Path(root) / "params.yaml")
-    stages = _resolve(_read_yaml(Path(root) / "dvc.yaml").get("stages", {}), params)
+    params = read_yaml(Path(root) / "params.yaml")
+    stages = _resolve(read_yaml(Path(root) / "dvc.yaml").get("stages", {}), params)
     outs = [*_paths(stages, "outs"), *_paths(stages, "metrics")]
     deps = _paths(stages, "deps")
     return sorted({dep for dep in deps if not any(Path(dep).is_relative_to(out) for out in outs)})
@@ -93,7 +94,7 @@ def lineage_tags(root: str | Path = ".", commit: str | None = None) -> dict[str,
         TaskError: A file of the lineage is missing, or this is no git repository.
     """
     root = Path(root)
-    params = _read_yaml(root / "params.yaml")
+    params = read_yaml(root / "params.yaml")
     tags = {
         "git_commit": commit or require_git(root),
         "dvc_lock": hash_file(root / "dvc.lock"),
@@ -232,25 +233,19 @@ def git(
         TaskError: git failed and ``check`` is set; unchecked, the answer is then empty.
     """
     done = subprocess.run(
-        ["git", *arguments], cwd=root, env=env, capture_output=True, text=True, check=False
+        ["git", *arguments],
+        cwd=root,
+        env=env,
+        capture_output=True,
+        encoding="utf-8",
+        errors="surrogateescape",  # a file's name may be anything
+        check=False,
     )
     if done.returncode == 0:
         return done.stdout.rstrip("\n")
     if check:
         raise TaskError(f"git {arguments[0]} failed: {done.stderr.strip() or 'no reason given'}")
     return ""
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    from ruamel.yaml import YAML, YAMLError
-
-    try:
-        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise TaskError(f"{path.name} not found: run in the project's folder.") from None
-    except YAMLError as error:
-        raise TaskError(f"{path.name} is not valid YAML: {' '.join(str(error).split())}") from None
-    return content or {}
 
 
 def _resolve(value: Any, params: dict[str, Any]) -> Any:
@@ -299,8 +294,6 @@ def _deps(described: dict[str, Any], made: dict[str, str]) -> Iterator[str]:
 
 def made_by_stages(root: Path) -> dict[str, str]:
     """What dvc.lock says of the outputs of stages: path to md5 (of a folder: `….dir`)."""
-    if not (root / "dvc.lock").exists():
-        return {}
-    stages = _read_yaml(root / "dvc.lock").get("stages", {}).values()
+    stages = read_lock(root).get("stages", {}).values()
     outs = [out for stage in stages for out in stage.get("outs", [])]
     return {os.path.normpath(out["path"]): out["md5"] for out in outs if out.get("md5")}

@@ -9,7 +9,6 @@ from types import UnionType
 from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from ruamel.yaml import YAML, YAMLError
 
 from data.params import AugmentationParams, DataParams
 from models.learners import FinetuneParams as FineTuning
@@ -17,6 +16,7 @@ from models.learners import LearnerParams
 from models.methods import MethodParams
 from models.params import EncoderParams, OptimizerParams
 from tasks.errors import TaskError
+from tasks.project_files import read_yaml
 
 
 class Group(BaseModel):
@@ -180,20 +180,6 @@ def load_params(path: Path | str = "params.yaml") -> Params:
     """
     path = Path(path)
     return validate_params(read_yaml(path), path.name)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML mapping as plain dicts."""
-    try:
-        raw = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise TaskError(f"{path} not found: run the command in the project's folder.") from None
-    except (YAMLError, UnicodeDecodeError) as error:
-        where = " ".join(str(error).split())
-        raise TaskError(f"{path} is not valid YAML: {where}. Mend that line.") from None
-    if not isinstance(raw, dict):
-        raise TaskError(f"{path} holds no settings: restore it with `git checkout {path}`.")
-    return raw
 
 
 def validate_params(raw: dict[str, Any], name: str = "params.yaml") -> Params:

@@ -9,6 +9,7 @@ from typing import Any
 
 from tasks.errors import TaskError
 from tasks.lineage import git
+from tasks.project_files import parse_yaml
 
 
 @dataclass(frozen=True)
@@ -65,10 +66,8 @@ def outputs_of(root: Path, commit: str) -> dict[str, str]:
 
 
 def _read(root: Path, commit: str, file: str) -> Any:
-    from ruamel.yaml import YAML
-
     # The commit may be a tag of MLflow's, which anybody with the right to it wrote.
     content = git(root, "show", "--end-of-options", f"{commit}:{file}", check=False)
     if not content:
         raise TaskError(f"git has no {file} of {commit[:12]} here: `git fetch --tags`.")
-    return YAML(typ="safe", pure=True).load(content)
+    return parse_yaml(content.encode(), f"{file} of {commit[:12]}", "Choose another commit.")

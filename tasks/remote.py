@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from tasks.errors import TaskError
 from tasks.presence import dvc_file_of
+from tasks.project_files import require_readable
 from tasks.runner import dvc_complaint, run_dvc
 
 # Seconds between attempts to push: long enough for a server that is being restarted.
@@ -22,12 +23,13 @@ _REFUSAL = re.compile(
 
 
 def require_dvc(root: Path | str) -> None:
-    """Raise TaskError unless `root` is a DVC project with a pipeline."""
+    """Raise TaskError unless `root` is a DVC project with a pipeline, and its files are whole."""
     root = Path(root)
     if not (root / ".dvc").is_dir():
         raise TaskError(f"{root} is not a DVC project: run `dvc init` there.")
     if not (root / "dvc.yaml").is_file():
         raise TaskError(f"{root / 'dvc.yaml'} not found: restore it with `git checkout dvc.yaml`.")
+    require_readable(root)
 
 
 def dvc_settings(root: Path | str) -> dict[str, str]:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from tasks.contents import content_hash, digest
 from tasks.lineage import outside_inputs
-from tasks.params import read_yaml
 from tasks.presence import dvc_file_of
+from tasks.project_files import read_yaml
 from tasks.shelf import RunRecord, ended_runs
 
 if TYPE_CHECKING:

@@ -21,9 +21,9 @@ from tasks.cache import cache_folder, files_of
 from tasks.contents import hash_file
 from tasks.errors import TaskError
 from tasks.lineage import WEIGHTS, git, made_by_stages
-from tasks.params import read_yaml
 from tasks.presence import BUILT_IN
 from tasks.private_clone import private_clone
+from tasks.project_files import read_lock, read_yaml
 from tasks.registry import explained
 from tasks.runner import dvc_complaint, log_of, run_dvc, run_stage, started
 from tasks.tracking import numbers, shown, tracking_uri_of
@@ -364,7 +364,7 @@ class _Trial:
 
 def _outputs(place: Path) -> dict[str, dict[str, str]]:
     """What dvc.lock promises: of each stage, in dvc.yaml's order, its outputs and their md5."""
-    locked = read_yaml(place / "dvc.lock").get("stages", {})
+    locked = read_lock(place).get("stages", {})
     return {
         stage: {out["path"]: out["md5"] for out in locked[stage].get("outs", []) if "md5" in out}
         for stage in read_yaml(place / "dvc.yaml").get("stages", {})

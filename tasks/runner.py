@@ -24,8 +24,8 @@ from tasks.errors import OUT_OF_MEMORY, TaskError, no_space
 from tasks.held import held
 from tasks.leash import Leash
 from tasks.lineage import stage_key
-from tasks.params import read_yaml
 from tasks.presence import dvc_file_of
+from tasks.project_files import read_yaml
 from tasks.stage import complaint_of
 
 STAGES = ("prepare", "pretrain", "finetune", "evaluate")
@@ -34,7 +34,8 @@ LineReader = Callable[[str], None]
 # The very CLI of `dvc`, except that DVC's own stderr (logs, bars) joins its stdout. The command
 # that DVC starts still inherits file descriptor 2: a terminal stays a terminal for the stage.
 _DVC_MAIN = (
-    "import sys; sys.stderr = sys.stdout; from dvc.cli import main; sys.exit(main(sys.argv[1:]))"
+    "import sys; sys.stdout.reconfigure(encoding='utf-8', errors='backslashreplace'); "
+    "sys.stderr = sys.stdout; from dvc.cli import main; sys.exit(main(sys.argv[1:]))"
 )
 _UNCHANGED = re.compile(r"^Stage '.*' (didn't change, skipping|is cached - skipping run)")
 _WOULD_RUN = re.compile(r"^Running stage '([^']+)'")
@@ -172,11 +173,17 @@ def dvc_command(arguments: Sequence[str]) -> list[str]:
 
 
 def dvc_environment() -> dict[str, str]:
-    """Environment in which `python` in dvc.yaml is this interpreter, and DVC sends nothing out."""
+    """Environment in which `python` in dvc.yaml is this interpreter, and DVC sends nothing out.
+
+    What a stage prints goes to its log, which is UTF-8, unless it draws on a terminal of its own
+    encoding.
+    """
+    log = {} if at_terminal() else {"PYTHONIOENCODING": "utf-8:backslashreplace"}
     here = str(Path(sys.executable).parent)
     path = os.environ.get("PATH", os.defpath)
     return {
         **os.environ,
+        **log,
         "PATH": f"{here}{os.pathsep}{path}",
         "DVC_NO_ANALYTICS": "true",
         "PYTHONUNBUFFERED": "1",

@@ -28,6 +28,7 @@ from tasks.lineage import edited, key_of, stage_inputs
 from tasks.params import Params, load_params
 from tasks.progress import StageProgress
 from tasks.scratch import claimed, discard
+from tasks.terminal import open_terminal
 
 ARTIFACTS = Path("artifacts")
 STATE = Path(".instar")
@@ -112,6 +113,7 @@ def stage(name: str) -> Iterator[Stage]:
     the flow finds it) and in the journal, with exit status 1; a bug keeps its stack trace. SIGTERM
     counts as Ctrl-C, and so does the end of the `dvc` that runs the stage: what is reached stays.
     """
+    open_terminal()
     signal.signal(signal.SIGTERM, _interrupt)
     follow_dvc()
     with ExitStack() as locks:
@@ -185,7 +187,7 @@ def _complain(name: str, message: str, for_the_flow: bool) -> None:
         return
     with contextlib.suppress(OSError):
         complaint_of(name).parent.mkdir(parents=True, exist_ok=True)
-        complaint_of(name).write_text(message + "\n")
+        complaint_of(name).write_text(message + "\n", encoding="utf-8", errors="backslashreplace")
 
 
 def _refuse_edits(name: str, inputs: Mapping[str, Any]) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from tasks.errors import TaskError
 from tasks.lineage import git
-from tasks.params import read_yaml
 from tasks.presence import BUILT_IN, dvc_file_of
+from tasks.project_files import read_yaml
 from tasks.runner import dvc_complaint, run_dvc
 
 

@@ -22,11 +22,13 @@ FRAME = {
     "tasks/scratch.py",
     "tasks/params.py",
     "tasks/progress.py",
+    "tasks/project_files.py",
     "tasks/journal.py",
     "tasks/lineage.py",
     "tasks/errors.py",
     "tasks/held.py",
     "tasks/lifeline.py",
+    "tasks/terminal.py",
     "data/errors.py",
     "models/errors.py",
 }

@@ -32,9 +32,9 @@ def put_out(result: dict[str, Any], as_json: bool, show: Callable[..., None]) ->
     if as_json:
         print(json.dumps(result, indent=2))
         return
-    from rich.console import Console
+    from flows.tables import open_console
 
-    show(result, Console())
+    show(result, open_console())
 
 
 def say_interrupted(

@@ -71,11 +71,13 @@ def check(as_json: JsonFlag = False) -> None:
     from tasks.lineage import untracked_code
     from tasks.params import load_params
     from tasks.presence import require_presence
+    from tasks.project_files import require_merged
     from tasks.runner import planned_stages
     from tasks.workspace import locked
 
     root = Path.cwd()
     require_project(root)
+    require_merged(root)
     require_presence(load_params(root / "params.yaml"), root)
     if not as_json:
         print("params.yaml is valid.", flush=True)

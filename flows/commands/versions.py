@@ -10,32 +10,43 @@ import typer
 
 from flows.commands.app import GATE_SAID_NO, JsonFlag, app, put_out, say_interrupted
 
+NameArgument = Annotated[
+    str | None,
+    typer.Argument(metavar="NAME", help="The registered model; this checkout's if left out."),
+]
 VersionArgument = Annotated[
-    str,
+    str | None,
     typer.Argument(
-        metavar="NAME@VERSION",
-        help="A registered version by number or alias: NAME@3, NAME@production.",
+        metavar="[NAME@]VERSION",
+        help="A version by number or alias: 3, @production, NAME@3. Left out: this checkout's "
+        "model, and the version in Production.",
     ),
 ]
 
 
 @app.command(epilog="Example:  instar models")
 def models(
-    name: Annotated[
-        str | None, typer.Argument(help="The registered model; this project's if left out.")
-    ] = None,
+    name: NameArgument = None,
     as_json: JsonFlag = False,
 ) -> None:
     """List the versions of a model and where they stand."""
     from flows.promotion import show_models
     from tasks.promotion import versions
+    from tasks.references import model_named
 
-    put_out(versions(Path.cwd(), name), as_json, show_models)
+    put_out(versions(Path.cwd(), model_named(name, Path.cwd())), as_json, show_models)
 
 
-@app.command(epilog="Example:  instar promote instar@4 --to Production")
+@app.command(epilog="Example:  instar promote 4 --to Production")
 def promote(
-    reference: Annotated[str, typer.Argument(metavar="NAME@VERSION")],
+    reference: Annotated[
+        str,
+        typer.Argument(
+            metavar="[NAME@]VERSION",
+            help="By number or alias: 4, @challenger, NAME@4; of this checkout's model if it "
+            "names none.",
+        ),
+    ],
     to: Annotated[str | None, typer.Option("--to", help="Staging, Production or Archived.")] = None,
     approve: Annotated[
         bool, typer.Option("--approve", help="Let a version that waits for a human in.")
@@ -60,16 +71,18 @@ def promote(
     if not reason.strip() and (approve or reject or override):
         raise typer.BadParameter("say why with --reason: the promotion log keeps it.")
     from flows.promotion import act, told
+    from tasks.references import version_named
 
+    reference = version_named(reference, Path.cwd(), default=None)
     done = act(Path.cwd(), reference, to, None if to else approve, reason, override)
     print(json.dumps(done) if as_json else told(done))
     if done["outcome"] == "refused":
         raise typer.Exit(GATE_SAID_NO)
 
 
-@app.command(epilog='Example:  instar rollback instar --reason "wrong on bags"')
+@app.command(epilog='Example:  instar rollback --reason "wrong on bags"')
 def rollback(
-    name: Annotated[str, typer.Argument(help="The registered model.")],
+    name: NameArgument = None,
     reason: Annotated[str, typer.Option(help="Why; the promotion log keeps it.")] = "",
     as_json: JsonFlag = False,
 ) -> None:
@@ -81,14 +94,16 @@ def rollback(
 
     from flows.promotion import told
     from tasks.promotion import rollback as roll_back
+    from tasks.references import model_named
 
+    name = model_named(name, Path.cwd())
     done = dataclasses.asdict(roll_back(Path.cwd(), name, reason))
     print(json.dumps(done) if as_json else told(done))
 
 
-@app.command(epilog="Example:  instar history instar --at 2026-01-31")
+@app.command(epilog="Example:  instar history --at 2026-01-31")
 def history(
-    name: Annotated[str, typer.Argument(help="The registered model.")],
+    name: NameArgument = None,
     at: Annotated[
         str | None, typer.Option(help="A day, or a moment: what stood where then (UTC).")
     ] = None,
@@ -97,13 +112,14 @@ def history(
     """Tell who moved which version, when and why."""
     from flows.promotion import show_history
     from tasks.promotion import history as history_of
+    from tasks.references import model_named
 
-    put_out(history_of(Path.cwd(), name, at), as_json, show_history)
+    put_out(history_of(Path.cwd(), model_named(name, Path.cwd()), at), as_json, show_history)
 
 
-@app.command(epilog="Example:  instar lineage instar-fashion-mnist@production")
+@app.command(epilog="Example:  instar lineage @3")
 def lineage(
-    version: VersionArgument,
+    version: VersionArgument = None,
     picture: Annotated[
         Path | None, typer.Option(metavar="FILE.png|.svg", help="Draw it into this file.")
     ] = None,
@@ -115,8 +131,9 @@ def lineage(
     """
     from flows.descent import show
     from tasks.ancestry import ancestry
+    from tasks.references import version_named
 
-    found = ancestry(version, Path.cwd())
+    found = ancestry(version_named(version, Path.cwd()), Path.cwd())
     if picture is not None:
         from tasks.family_tree import draw
 
@@ -126,9 +143,9 @@ def lineage(
         print(f"Picture: {picture}")
 
 
-@app.command(epilog="Example:  instar reproduce instar-fashion-mnist@production --full")
+@app.command(epilog="Example:  instar reproduce --full")
 def reproduce(
-    version: VersionArgument,
+    version: VersionArgument = None,
     full: Annotated[
         bool, typer.Option("--full", help="Compute all stages, from the raw data on.")
     ] = False,
@@ -147,9 +164,11 @@ def reproduce(
     In a clone at its git tag, with nothing but the DVC remote. Exit status 1: it differs.
     """
     from flows.reproducing import reproduce_here, show
+    from tasks.references import version_named
 
     if full and start is not None:
         raise typer.BadParameter("--full starts at prepare: give one of --full and --from")
+    version = version_named(version, Path.cwd())
     try:
         result = reproduce_here(
             Path.cwd(), version, "prepare" if full else start, keep, record, quiet=as_json
@@ -166,7 +185,6 @@ def reproduce(
     "--output labels.parquet"
 )
 def predict(
-    version: VersionArgument,
     place: Annotated[
         str, typer.Option("--input", "-i", help="Folder, .tar, .zip or s3://bucket/prefix.")
     ],
@@ -174,6 +192,7 @@ def predict(
         Path,
         typer.Option("--output", "-o", metavar="FILE.parquet|.csv", help="The table to write."),
     ],
+    version: VersionArgument = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images in memory at once.")] = 256,
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Add a column for each class.")
@@ -186,15 +205,17 @@ def predict(
     where the images are in a bucket). Killed and started again, it goes on where it was.
     """
     from flows.predicting import predict_all, show
+    from tasks.references import version_named
 
+    version = version_named(version, Path.cwd())
     result = predict_all(version, place, output, batch_size, probabilities)
     put_out(result, as_json, show)
 
 
 @app.command(epilog="Example:  instar export instar-fashion-mnist@production --to weights --onnx")
 def export(
-    version: VersionArgument,
     to: Annotated[Path, typer.Option(help="The folder to write, new or empty.")],
+    version: VersionArgument = None,
     onnx: Annotated[bool, typer.Option("--onnx", help="Also the whole classifier.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -204,6 +225,7 @@ def export(
     ONNX, held to torch's answers.
     """
     from flows.exporting import export_version, show
+    from tasks.references import version_named
 
-    result = export_version(version, to, onnx)
+    result = export_version(version_named(version, Path.cwd()), to, onnx)
     print(json.dumps(result, indent=2) if as_json else show(result))

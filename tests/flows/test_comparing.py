@@ -45,11 +45,11 @@ def test_leaderboard_fits_a_terminal_whole():
     for part in (
         "best",
         "epochs=4",
-        "-15.6 … +35.9",
+        "(-15.6…+35.9)",
         "80.00",
-        "75.0 … 85.0",
+        "(75.0…85.0)",
         "+1.20",
-        "-0.1 … +2.5",
+        "(-0.1…+2.5)",
         "over test images and 2",
     ):
         assert part in said, part
