@@ -20,11 +20,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from flows import seaweed
+from flows.servers import last_words
 from flows.stack_access import Access, open_access
 from flows.stack_servers import MARK, Server, environment_of, servers
 from tasks.errors import TaskError, explain
 from tasks.held import HeldError, held, is_free
 from tasks.leash import Leash
+from tasks.proxies import keep_loopback_direct
 from tasks.remote import require_dvc
 
 FOLDER = Path(".instar") / "stack"
@@ -106,6 +108,7 @@ def main() -> None:
     parser.add_argument("what", choices=("start", "stop", "supervise"))
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where the stack keeps all")
     given = parser.parse_args()
+    keep_loopback_direct()
     root, folder = Path.cwd(), given.folder.resolve()
     try:
         if given.what == "start":
@@ -185,7 +188,8 @@ def _wait(server: Server, leashes: dict[str, Leash], folder: Path) -> None:
         _require_alive(leashes, folder)
         if time.monotonic() > began + _PATIENCE:
             log = folder / "logs" / f"{server.name}.log"
-            raise TaskError(f"{server.name} did not start within {_PATIENCE:.0f} s: see {log}.")
+            said = last_words(log)
+            raise TaskError(f"{server.name} did not start within {_PATIENCE:.0f} s: {said}.")
         time.sleep(0.2)
     print(f"{server.name}: ready", flush=True)
 
@@ -193,7 +197,7 @@ def _wait(server: Server, leashes: dict[str, Leash], folder: Path) -> None:
 def _require_alive(leashes: dict[str, Leash], folder: Path) -> None:
     for name, leash in leashes.items():
         if not leash.alive():
-            raise TaskError(f"{name} ended: see {folder / 'logs' / name}.log.")
+            raise TaskError(f"{name} ended: {last_words(folder / 'logs' / f'{name}.log')}.")
 
 
 def _greeting(root: Path, folder: Path, access: Access) -> str:
