@@ -18,6 +18,7 @@ from flows.servers import PREFECT_PORT, PrefectServer, start_mlflow_ui, wait_for
 from flows.settings import change_settings
 from flows.steps import Retraining, new_run_id, require_project
 from tasks.errors import TaskError
+from tasks.places import require_place
 from tasks.remote import require_dvc
 from tasks.tracking import shown, tracking_uri_of
 from tasks.workspace import locked
@@ -54,8 +55,9 @@ def show_uis(root: Path, browser: bool) -> None:
     """Keep MLflow's and Prefect's UIs open until interrupted.
 
     Raises:
-        TaskError: `root` is no project, so there is nothing to show.
+        TaskError: `root` is no project, so there is nothing to show; or its path is unfit.
     """
+    require_place(root)
     require_dvc(root)
     store = tracking_uri_of(root)
     with ExitStack() as stack:

@@ -77,11 +77,13 @@ def deploy(
         Its full name.
     """
     from prefect.client.orchestration import get_client
+    from prefect.runner.storage import LocalStorage
     from prefect.schedules import Cron
 
     with get_client(sync_client=True) as client:
         ensure_pool(client, pool)
-    source: Any = flow.from_source(source=str(root), entrypoint=entrypoint)
+    # Not the path alone: Prefect clones one that ends in .git.
+    source: Any = flow.from_source(source=LocalStorage(str(root)), entrypoint=entrypoint)
     # Not `deploy`, which does the same and prints a table.
     deployment = source.to_deployment(
         name=name,

@@ -22,7 +22,7 @@ from tasks.errors import TaskError
 from tasks.leash import Leash
 from tasks.proxies import by_proxy, open_url, require_certificates
 from tasks.shared_leash import Launch, SharedLeash
-from tasks.tracking import shown
+from tasks.tracking import artifacts_of, shown
 
 PREFECT_PORT = 4200
 MLFLOW_PORT = 5000
@@ -166,7 +166,7 @@ def start_mlflow_ui(root: Path, store: str) -> tuple[Leash, str]:
         "MLFLOW_BACKEND_STORE_URI": store,
     }
     command = ["-P", "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--workers", "1", "--default-artifact-root", str(root / "mlartifacts")]
+    command += ["--workers", "1", "--default-artifact-root", artifacts_of(root)]
     with log.open("w", encoding="utf-8") as file:
         leash = Leash([sys.executable, *command], root, environment, stdout=file, stderr=file)
     return leash, f"http://127.0.0.1:{port}"

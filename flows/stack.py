@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from flows.stack_servers import MARK, Server, environment_of, servers
 from tasks.errors import TaskError, explain
 from tasks.held import HeldError, held, is_free
 from tasks.leash import Leash
+from tasks.places import require_place
 from tasks.proxies import keep_loopback_direct
 from tasks.remote import require_dvc
 
@@ -46,6 +48,8 @@ def start(root: Path, folder: Path) -> None:
     Raises:
         TaskError: A server did not start; its log is named.
     """
+    require_place(root)
+    require_place(folder, also=",")  # SeaweedFS takes a list of folders
     require_dvc(root)
     folder.mkdir(parents=True, exist_ok=True)
     supervisor = None
@@ -210,7 +214,10 @@ def _greeting(root: Path, folder: Path, access: Access) -> str:
         "Logs": place / "logs",
     }
     lines = [f"{name + ':':9}{value}\n" for name, value in shown.items()]
-    return "".join(lines) + f"Next: source {place / 'env'}   (make stack-stop ends it)\n"
+    return (
+        "".join(lines)
+        + f"Next: source {shlex.quote(str(place / 'env'))}   (make stack-stop ends it)\n"
+    )
 
 
 def _end_members(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -77,7 +78,7 @@ def next_commands(result: dict[str, Any]) -> list[tuple[str, str]]:
     commands = [("instar ui", "see curves, plots and the model in MLflow and the run in Prefect")]
     activate = Path(sys.prefix) / "bin" / "activate"
     if shutil.which("instar") is None and activate.is_file():
-        shown = os.path.relpath(activate)
+        shown = shlex.quote(os.path.relpath(activate))
         commands.insert(0, (f". {shown}", "so that your shell finds instar, dvc and this python"))
     registered = result["registered"]
     if result["gate"]["outcome"] == "waiting":

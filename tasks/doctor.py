@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 from tasks.errors import TaskError
 from tasks.lineage import require_git, untracked_code
 from tasks.params import load_params
+from tasks.places import require_place
 from tasks.proxies import by_proxy, named, open_url, proxy_of, require_certificates, unused
 from tasks.remote import default_remote, dvc_settings, require_dvc
 from tasks.tracking import shown, tracking_uri_of
@@ -93,7 +94,8 @@ def check_versions(root: Path) -> Check:
 
 
 def check_disk(root: Path) -> Check:
-    """Space for outputs, checkpoints and DVC's cache, and the right to write there."""
+    """Space for outputs, checkpoints and DVC's cache, the right to write there, and a fit path."""
+    require_place(root)
     free = shutil.disk_usage(root).free / 1e9
     if not os.access(root, os.W_OK):
         return Check("disk", False, f"{root} is read-only", "mend its owner or mode")
@@ -195,7 +197,7 @@ def check_mlflow(root: Path) -> Check:
     if parts.scheme in ("http", "https"):
         return _page("MLflow", uri.rstrip("/"), where)
     if parts.scheme.startswith("sqlite"):
-        return _database("MLflow", Path(parts.path.removeprefix("/")))
+        return _database("MLflow", Path(uri.partition(":///")[2].partition("?")[0]))
     port = parts.port or _DEFAULT_PORTS.get(parts.scheme.split("+")[0], 0)
     if parts.hostname and port:
         return _port("MLflow", parts.hostname, port, where)
