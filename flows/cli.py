@@ -19,6 +19,9 @@ def main() -> None:
     from tasks.terminal import open_terminal
 
     open_terminal()
+    from tasks.proxies import keep_loopback_direct
+
+    keep_loopback_direct()
     # A machine that is taken away sends SIGTERM: an orderly end, as after Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

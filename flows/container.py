@@ -18,6 +18,7 @@ from flows.servers import answers
 from flows.stack_access import BUCKETS, write_private
 from flows.stack_servers import ensure_user, has_worker, mlflow_accounts, mlflow_command
 from tasks.errors import TaskError
+from tasks.proxies import keep_loopback_direct
 
 _PORTS = {"s3": 8333, "master": 9333, "volume": 9340, "filer": 8888}
 _PATIENCE = 120.0
@@ -25,6 +26,7 @@ _PATIENCE = 120.0
 
 def main(arguments: Sequence[str]) -> int:
     """Become a server, or do something for one; returns the exit status."""
+    keep_loopback_direct()
     match arguments:
         case ["store"]:
             _store()

@@ -9,9 +9,11 @@ from typing import Any
 
 from rich.console import Console
 
-from flows.servers import answers, prefect_environment, running_server
+from flows.servers import prefect_environment, running_server, trouble_at
 from tasks.doctor import Check, check_all
 from tasks.leftovers import leftovers
+from tasks.proxies import by_proxy
+from tasks.tracking import shown
 
 
 def examine(root: Path) -> dict[str, Any]:
@@ -49,11 +51,12 @@ def _check_prefect(root: Path) -> tuple[Check, list[str]]:
     url = configured or running_server(root)
     if url is None:
         return Check("Prefect", True, "no server runs; a command that needs one starts it"), []
-    if not answers(f"{url.rstrip('/')}/health"):
+    if trouble := trouble_at(f"{url.rstrip('/')}/health"):
+        found = f"does not answer at {shown(url)}{by_proxy(url)} ({trouble.said})"
         remedy = "start it, or unset PREFECT_API_URL: a command then starts its own"
         if not configured:
             remedy = "wait, if a command has just started it; else see .instar/logs"
-        return Check("Prefect", False, f"does not answer at {url}", remedy), []
+        return Check("Prefect", False, found, remedy), []
     os.environ.update(prefect_environment(root))
     os.environ["PREFECT_API_URL"] = url
     from flows.dead_runs import mark_dead_runs

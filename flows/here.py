@@ -19,6 +19,7 @@ from flows.settings import change_settings
 from flows.steps import Retraining, new_run_id, require_project
 from flows.tables import open_console
 from tasks.errors import TaskError
+from tasks.places import require_place
 from tasks.project_files import require_merged
 from tasks.remote import require_dvc
 from tasks.tracking import shown, tracking_uri_of
@@ -57,8 +58,9 @@ def show_uis(root: Path, browser: bool) -> None:
     """Keep MLflow's and Prefect's UIs open until interrupted.
 
     Raises:
-        TaskError: `root` is no project, so there is nothing to show.
+        TaskError: `root` is no project, so there is nothing to show; or its path is unfit.
     """
+    require_place(root)
     require_dvc(root)
     store = tracking_uri_of(root)
     with ExitStack() as stack:

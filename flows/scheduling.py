@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flows.cron import CronLine, read_cron
 from flows.dead_runs import mark_dead_runs
 from flows.servers import PrefectServer
 from tasks.errors import TaskError
@@ -21,14 +22,13 @@ from tasks.leash import Leash
 if TYPE_CHECKING:
     from prefect import Flow
     from prefect.client.orchestration import SyncPrefectClient
-    from prefect.schedules import Schedule
 
 POOL = "instar"
 ENTRYPOINT = "flows/retrain.py:retrain"
 
 
 def create_schedule(
-    root: Path, schedule: Schedule, name: str, pool: str, settings: Sequence[str] = ()
+    root: Path, when: CronLine, name: str, pool: str, settings: Sequence[str] = ()
 ) -> str:
     """Create or change the deployment `retrain/<name>`, whose runs take `settings`.
 
@@ -41,7 +41,7 @@ def create_schedule(
         retrain,
         ENTRYPOINT,
         root,
-        schedule,
+        when,
         name,
         pool,
         {"isolated": True, "settings": list(settings)},
@@ -55,7 +55,7 @@ def deploy(
     flow: Flow[..., Any],
     entrypoint: str,
     root: Path,
-    schedule: Schedule,
+    when: CronLine,
     name: str,
     pool: str,
     parameters: Mapping[str, Any],
@@ -67,7 +67,7 @@ def deploy(
         flow: What it runs.
         entrypoint: Where a worker finds that, from `root`.
         root: The checkout.
-        schedule: When it runs.
+        when: Its cron line.
         name: Of the deployment.
         pool: The work pool that serves it; made if there is none.
         parameters: Of the flow, besides `root`.
@@ -77,15 +77,18 @@ def deploy(
         Its full name.
     """
     from prefect.client.orchestration import get_client
+    from prefect.runner.storage import LocalStorage
+    from prefect.schedules import Cron
 
     with get_client(sync_client=True) as client:
         ensure_pool(client, pool)
-    source: Any = flow.from_source(source=str(root), entrypoint=entrypoint)
+    # Not the path alone: Prefect clones one that ends in .git.
+    source: Any = flow.from_source(source=LocalStorage(str(root)), entrypoint=entrypoint)
     # Not `deploy`, which does the same and prints a table.
     deployment = source.to_deployment(
         name=name,
         work_pool_name=pool,
-        schedules=[schedule],
+        schedules=[Cron(when.line, timezone=when.timezone)],
         parameters={"root": str(root), **parameters},
         **more,
     )
@@ -103,6 +106,8 @@ def serve(root: Path, pool: str, server: PrefectServer) -> int:
     with get_client(sync_client=True) as client:
         ensure_pool(client, pool)
         _drop_missed_runs(client, pool)
+        for warning in _unfit_schedules(client, pool):
+            print(f"warning: {warning}", flush=True)
     mark_dead_runs(root)
     # The flow is loaded by its path: the rooms must be importable from the checkout.
     paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -125,30 +130,6 @@ def serve(root: Path, pool: str, server: PrefectServer) -> int:
                 server.check()
 
 
-def cron_schedule(cron: str, timezone: str) -> Schedule:
-    """A schedule for `create_schedule`.
-
-    Raises:
-        TaskError: The cron line or the time zone is not valid.
-    """
-    from zoneinfo import ZoneInfo
-
-    from prefect.schedules import Cron
-
-    try:
-        ZoneInfo(timezone)
-    except Exception:
-        raise TaskError(
-            f"{timezone!r} is not a time zone: name one as in Europe/Berlin, or UTC."
-        ) from None
-    try:
-        return Cron(cron, timezone=timezone)
-    except ValueError:
-        raise TaskError(
-            f'{cron!r} is not a cron line: minute hour day month weekday, as in "0 3 * * *".'
-        ) from None
-
-
 def ensure_pool(client: SyncPrefectClient, pool: str) -> None:
     """Create the process work pool if there is none."""
     from prefect.client.schemas.actions import WorkPoolCreate
@@ -167,6 +148,23 @@ def ensure_pool(client: SyncPrefectClient, pool: str) -> None:
             client.create_work_pool(wanted)
         except ObjectAlreadyExists:
             return  # another command was faster
+
+
+def _unfit_schedules(client: SyncPrefectClient, pool: str) -> list[str]:
+    """What is wrong with the cron lines on this pool that came by another way than `instar`."""
+    from prefect.client.schemas.filters import WorkPoolFilter, WorkPoolFilterName
+
+    found = []
+    named = WorkPoolFilter(name=WorkPoolFilterName(any_=[pool]))
+    for deployment in client.read_deployments(work_pool_filter=named):
+        for schedule in deployment.schedules:
+            cron = getattr(schedule.schedule, "cron", None)
+            try:
+                if cron is not None and schedule.active:
+                    read_cron(cron)
+            except TaskError as problem:
+                found.append(f"deployment {deployment.name}: {problem}")
+    return found
 
 
 def _drop_missed_runs(client: SyncPrefectClient, pool: str) -> None:

@@ -8,22 +8,29 @@ last command that uses it ends it. Two servers never share a sqlite database.
 from __future__ import annotations
 
 import os
+import re
 import socket
 import sys
 import time
 import urllib.error
-import urllib.request
+from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import ClassVar
 
 from tasks.errors import TaskError
 from tasks.leash import Leash
+from tasks.proxies import by_proxy, open_url, require_certificates
 from tasks.shared_leash import Launch, SharedLeash
+from tasks.tracking import artifacts_of, shown
 
 PREFECT_PORT = 4200
 MLFLOW_PORT = 5000
 # A fresh sqlite database takes 9 to 20 s on two quiet cores; a busy machine takes longer.
 _READY_SECONDS = 180.0
+# One that somebody else runs is there, or just starts.
+_CONFIGURED_SECONDS = 30.0
+_ERROR = re.compile(r"^[\w.]*(Error|Exception)\b|^ERROR|\berror:")
 
 
 class PrefectServer:
@@ -49,6 +56,7 @@ class PrefectServer:
         self.url = ""
 
     def __enter__(self) -> PrefectServer:
+        require_certificates()
         os.environ.update(prefect_environment(self._root))
         self.url = os.environ.get("PREFECT_API_URL", "")
         self._configured = bool(self.url)
@@ -82,7 +90,7 @@ class PrefectServer:
             TaskError: It ended; the log says why.
         """
         if not self._configured and not self._leash.alive():
-            raise TaskError(f"Prefect's server ended: see {self._log}.")
+            raise TaskError(f"Prefect's server ended: {last_words(self._log)}.")
 
     def wait(self) -> None:
         """Return when the server answers.
@@ -90,18 +98,25 @@ class PrefectServer:
         Raises:
             TaskError: It ended or does not answer in time; the log says why.
         """
-        deadline = time.monotonic() + _READY_SECONDS
-        while time.monotonic() < deadline:
-            if self.answers():
-                return
+        patience = _CONFIGURED_SECONDS if self._configured else _READY_SECONDS
+        deadline = time.monotonic() + patience
+        while (trouble := trouble_at(f"{self.url.rstrip('/')}/health")) is not None:
             self.check()
+            if time.monotonic() > deadline or (self._configured and trouble.final):
+                break
             time.sleep(0.2)
+        else:
+            return
         if self._configured:
             raise TaskError(
-                f"no Prefect server answers at {self.url}: start it, or unset PREFECT_API_URL "
-                "to let the command start its own."
+                f"no Prefect server answers at {shown(self.url)}{by_proxy(self.url)} "
+                f"({trouble.said}): start it, correct PREFECT_API_URL, or unset it to let the "
+                "command start its own server."
             )
-        raise TaskError(f"Prefect's server did not start: see {self._log}.")
+        raise TaskError(
+            f"Prefect's server did not answer within {patience:.0f} s ({trouble.said}): "
+            f"{last_words(self._log)}."
+        )
 
     @property
     def _log(self) -> Path:
@@ -151,7 +166,7 @@ def start_mlflow_ui(root: Path, store: str) -> tuple[Leash, str]:
         "MLFLOW_BACKEND_STORE_URI": store,
     }
     command = ["-P", "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--workers", "1", "--default-artifact-root", str(root / "mlartifacts")]
+    command += ["--workers", "1", "--default-artifact-root", artifacts_of(root)]
     with log.open("w", encoding="utf-8") as file:
         leash = Leash([sys.executable, *command], root, environment, stdout=file, stderr=file)
     return leash, f"http://127.0.0.1:{port}"
@@ -164,7 +179,7 @@ def wait_for(leash: Leash, address: str, name: str, log: Path) -> None:
         if answers(address):
             return
         time.sleep(0.2)
-    raise TaskError(f"{name} did not start: see {log}.")
+    raise TaskError(f"{name} did not start: {last_words(log)}.")
 
 
 def free_port(wanted: int | None = None) -> int:
@@ -182,10 +197,42 @@ def free_port(wanted: int | None = None) -> int:
     raise TaskError("no free port on 127.0.0.1: close some programs and try again.")
 
 
+@dataclass(frozen=True)
+class Trouble:
+    """Why an address does not answer as a server of ours.
+
+    Attributes:
+        said: In words.
+        final: Whether something else answers, so that waiting is in vain.
+    """
+
+    said: str
+    final: bool
+
+
+def trouble_at(address: str) -> Trouble | None:
+    """None if an HTTP GET of `address` succeeds within two seconds, else why it does not."""
+    try:
+        with open_url(address, timeout=2) as reply:
+            # What a company's proxy says instead of the server is a page for people.
+            if reply.read(256).lstrip().startswith(b"<"):
+                return Trouble("a web page came instead", final=True)
+            return None if reply.status == 200 else Trouble(f"it answers {reply.status}", True)
+    except urllib.error.HTTPError as error:
+        return Trouble(f"it answers {error.code} {error.reason}".rstrip(), error.code < 500)
+    except (OSError, ValueError, HTTPException) as error:
+        reason = getattr(error, "reason", None) or error
+        return Trouble(str(reason) or type(reason).__name__, final=False)
+
+
 def answers(address: str) -> bool:
     """Whether an HTTP GET of `address` succeeds within two seconds."""
-    try:
-        with urllib.request.urlopen(address, timeout=2) as reply:
-            return bool(reply.status == 200)
-    except (urllib.error.URLError, OSError, ValueError):
-        return False
+    return trouble_at(address) is None
+
+
+def last_words(log: Path) -> str:
+    """The line of a server's log that says most about its end, and where the rest is."""
+    lines = log.read_text("utf-8", "replace").splitlines() if log.is_file() else []
+    lines = [line.strip() for line in lines[-200:] if line.strip()]
+    telling = [line for line in lines if _ERROR.search(line)] or lines
+    return f"{telling[-1][:300]} (see {log})" if telling else f"see {log}"

@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -20,11 +21,14 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from flows import seaweed
+from flows.servers import last_words
 from flows.stack_access import Access, open_access
 from flows.stack_servers import MARK, Server, environment_of, servers
 from tasks.errors import TaskError, explain
 from tasks.held import HeldError, held, is_free
 from tasks.leash import Leash
+from tasks.places import require_place
+from tasks.proxies import keep_loopback_direct
 from tasks.remote import require_dvc
 from tasks.terminal import open_terminal
 
@@ -45,6 +49,8 @@ def start(root: Path, folder: Path) -> None:
     Raises:
         TaskError: A server did not start; its log is named.
     """
+    require_place(root)
+    require_place(folder, also=",")  # SeaweedFS takes a list of folders
     require_dvc(root)
     folder.mkdir(parents=True, exist_ok=True)
     supervisor = None
@@ -108,6 +114,7 @@ def main() -> None:
     parser.add_argument("what", choices=("start", "stop", "supervise"))
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where the stack keeps all")
     given = parser.parse_args()
+    keep_loopback_direct()
     root, folder = Path.cwd(), given.folder.resolve()
     try:
         if given.what == "start":
@@ -187,7 +194,8 @@ def _wait(server: Server, leashes: dict[str, Leash], folder: Path) -> None:
         _require_alive(leashes, folder)
         if time.monotonic() > began + _PATIENCE:
             log = folder / "logs" / f"{server.name}.log"
-            raise TaskError(f"{server.name} did not start within {_PATIENCE:.0f} s: see {log}.")
+            said = last_words(log)
+            raise TaskError(f"{server.name} did not start within {_PATIENCE:.0f} s: {said}.")
         time.sleep(0.2)
     print(f"{server.name}: ready", flush=True)
 
@@ -195,7 +203,7 @@ def _wait(server: Server, leashes: dict[str, Leash], folder: Path) -> None:
 def _require_alive(leashes: dict[str, Leash], folder: Path) -> None:
     for name, leash in leashes.items():
         if not leash.alive():
-            raise TaskError(f"{name} ended: see {folder / 'logs' / name}.log.")
+            raise TaskError(f"{name} ended: {last_words(folder / 'logs' / f'{name}.log')}.")
 
 
 def _greeting(root: Path, folder: Path, access: Access) -> str:
@@ -208,7 +216,10 @@ def _greeting(root: Path, folder: Path, access: Access) -> str:
         "Logs": place / "logs",
     }
     lines = [f"{name + ':':9}{value}\n" for name, value in shown.items()]
-    return "".join(lines) + f"Next: source {place / 'env'}   (make stack-stop ends it)\n"
+    return (
+        "".join(lines)
+        + f"Next: source {shlex.quote(str(place / 'env'))}   (make stack-stop ends it)\n"
+    )
 
 
 def _end_members(folder: Path) -> None:

@@ -22,6 +22,7 @@ from flows.seaweed import SHADOW, is_blocked
 from flows.servers import free_port
 from tasks.errors import TaskError
 from tasks.held import HeldError, held
+from tasks.proxies import LOOPBACK
 
 USER = "instar"
 # A key that may use the bucket of this name, besides the administrator's.
@@ -89,6 +90,14 @@ SILENCE = {
 }
 
 
+# What dvc, mlflow and prefect, typed by hand, need where a proxy is set. The lower-case variable
+# counts in every client.
+_PAST_PROXIES = (
+    f'export no_proxy="${{no_proxy:-${{NO_PROXY:-}}}},{",".join(LOOPBACK)}"',
+    'export NO_PROXY="$no_proxy"',
+)
+
+
 def open_access(folder: Path, reserved: ExitStack) -> Access:
     """The access kept in a stack's folder, made where it lacks; ports that are taken now change.
 
@@ -114,7 +123,7 @@ def open_access(folder: Path, reserved: ExitStack) -> Access:
     access = Access(_free_ports(ports, reserved), passwords)
     write_private(kept, json.dumps({"ports": access.ports, "passwords": passwords}, indent=2))
     lines = [f"export {name}={shlex.quote(value)}" for name, value in access.for_people().items()]
-    write_private(folder / "env", "\n".join(lines) + "\n")
+    write_private(folder / "env", "\n".join([*lines, *_PAST_PROXIES]) + "\n")
     return access
 
 

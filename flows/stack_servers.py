@@ -17,6 +17,7 @@ from flows import postgres, seaweed
 from flows.servers import answers
 from flows.stack_access import BUCKETS, SILENCE, USER, Access, private_tmp, write_private
 from tasks.errors import TaskError
+from tasks.proxies import open_url
 
 # Known by this variable, which all that the stack starts inherits.
 MARK = "INSTAR_STACK"
@@ -211,5 +212,5 @@ def ask(address: str, account: str, content: Any = None) -> Any:
     }
     body = None if content is None else json.dumps(content).encode()
     request = urllib.request.Request(address, body, headers)
-    with urllib.request.urlopen(request, timeout=10) as reply:
+    with open_url(request, timeout=10) as reply:
         return json.loads(reply.read() or b"null")

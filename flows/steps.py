@@ -24,6 +24,7 @@ from tasks.lineage import (
     untracked_code,
 )
 from tasks.params import load_params
+from tasks.places import require_place
 from tasks.presence import BUILT_IN, dvc_file_of
 from tasks.publisher import Publisher
 from tasks.raw_data import require_hashable
@@ -40,11 +41,12 @@ Tell = Callable[[str], None]
 
 
 def require_project(root: Path) -> None:
-    """Refuse before anything starts: no git, no DVC, an invalid params.yaml, or unfit raw data.
+    """Refuse before anything starts: no git or DVC, an invalid params.yaml, unfit paths or data.
 
     Raises:
         TaskError: Says which, and the remedy.
     """
+    require_place(root)
     require_git(root)
     require_dvc(root)
     params = load_params(root / "params.yaml")

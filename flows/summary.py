@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from rich.console import Console
 
@@ -77,7 +80,7 @@ def next_commands(result: dict[str, Any]) -> list[tuple[str, str]]:
     commands = [("instar ui", "see curves, plots and the model in MLflow and the run in Prefect")]
     activate = Path(sys.prefix) / "bin" / "activate"
     if shutil.which("instar") is None and activate.is_file():
-        shown = os.path.relpath(activate)
+        shown = shlex.quote(os.path.relpath(activate))
         commands.insert(0, (f". {shown}", "so that your shell finds instar, dvc and this python"))
     registered = result["registered"]
     if result["gate"]["outcome"] == "waiting":
@@ -85,9 +88,7 @@ def next_commands(result: dict[str, Any]) -> list[tuple[str, str]]:
         commands.append((f'{decide} --approve --reason "…"', "let it in; or --reject"))
     elif result["gate"]["outcome"] != "refused":
         uri = f"models:/{registered['name']}@champion"
-        commands.append(
-            (f"python -c \"import mlflow; mlflow.pyfunc.load_model('{uri}')\"", "load the model")
-        )
+        commands.append((_loading(uri), "load the model"))
     metrics = result["metrics"]
     more = 5 * metrics["label_fraction"]
     if metrics["gain"]["low"] is None:
@@ -125,3 +126,16 @@ def _percent(share: float) -> str:
 
 def _points(gain: float) -> str:
     return f"{100 * gain:+.2f}"
+
+
+def _loading(uri: str) -> str:
+    """How to load a model in this checkout, by MLflow's own default address where that works.
+
+    MLflow quotes the path of its default database, which SQLite does not decode, and decodes the
+    path of a model that lies here.
+    """
+    here = str(Path.cwd())
+    if "MLFLOW_TRACKING_URI" in os.environ or quote(here, safe="/~") == here:
+        return f"python -c \"import mlflow; mlflow.pyfunc.load_model('{uri}')\""
+    load = f"mlflow.pyfunc.load_model('{uri}', dst_path='{tempfile.gettempdir()}')"
+    return f'MLFLOW_TRACKING_URI=sqlite:///mlflow.db python -c "import mlflow; {load}"'

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from prefect import State, flow, get_run_logger
-from prefect.schedules import Schedule
 from prefect.states import Completed, Failed
 
+from flows.cron import CronLine
 from flows.dead_runs import sign_of_life
 from flows.retrain import retrain
 from flows.scheduling import deploy
@@ -62,12 +62,12 @@ def watch(
         return Completed(name="Waiting", message=_capital(str(going_on)))
 
 
-def create_watch(root: Path, schedule: Schedule, name: str, pool: str, **options: Any) -> str:
+def create_watch(root: Path, when: CronLine, name: str, pool: str, **options: Any) -> str:
     """Create or change the deployment `watch/<name>`; returns its full name.
 
     Args:
         root: The checkout.
-        schedule: When to look.
+        when: Cron line of the looks.
         name: Of the deployment.
         pool: The work pool that serves it.
         **options: Parameters of the flow.
@@ -76,7 +76,7 @@ def create_watch(root: Path, schedule: Schedule, name: str, pool: str, **options
         watch,
         ENTRYPOINT,
         root,
-        schedule,
+        when,
         name,
         pool,
         options,

@@ -22,7 +22,9 @@ from urllib.parse import urlsplit
 from tasks.errors import TaskError
 from tasks.lineage import require_git, untracked_code
 from tasks.params import load_params
+from tasks.places import require_place
 from tasks.project_files import require_merged, require_readable, require_unmarked
+from tasks.proxies import by_proxy, named, open_url, proxy_of, require_certificates, unused
 from tasks.remote import default_remote, dvc_settings, require_dvc
 from tasks.tracking import shown, tracking_uri_of
 
@@ -30,6 +32,7 @@ PATIENCE = 3.0
 LEAST_FREE_GB = 2.0
 # Set, each of them keeps one component from reporting home.
 _SILENCERS = ("DVC_NO_ANALYTICS", "MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK")
+_AWS = "https://s3.amazonaws.com"
 _DEFAULT_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
@@ -60,6 +63,7 @@ def check_all(root: str | Path) -> list[Check]:
         "git": check_git,
         "settings": check_threads,
         "telemetry": check_telemetry,
+        "proxy": check_proxy,
         "DVC remote": check_remote,
         "MLflow": check_mlflow,
     }
@@ -105,7 +109,8 @@ def check_versions(root: Path) -> Check:
 
 
 def check_disk(root: Path) -> Check:
-    """Space for outputs, checkpoints and DVC's cache, and the right to write there."""
+    """Space for outputs, checkpoints and DVC's cache, the right to write there, and a fit path."""
+    require_place(root)
     free = shutil.disk_usage(root).free / 1e9
     if not os.access(root, os.W_OK):
         return Check("disk", False, f"{root} is read-only", "mend its owner or mode")
@@ -160,6 +165,26 @@ def check_telemetry(root: Path) -> Check:
     return Check("telemetry", True, "off")
 
 
+def check_proxy(root: Path) -> Check:
+    """Which proxies and certificates the environment names, and which servers they concern."""
+    require_certificates()
+    servers = _web_servers(root)
+    through = [f"{name} by {proxy}" for name, url in servers.items() if (proxy := proxy_of(url))]
+    found = (
+        f"asked through one: {_listed(through)}" if through else "no server is asked through one"
+    )
+    if named() and not through:
+        found = f"{_listed(named())} is set, but {found}"
+    if not unused():
+        return Check("proxy", True, found)
+    found += f"; {_listed(unused())} is left out, as it is not an HTTP proxy"
+    far = [name for name, url in servers.items() if not proxy_of(url) and by_proxy(url)]
+    if not far:
+        return Check("proxy", True, found)
+    remedy = "name an HTTP proxy instead (HTTPS_PROXY=http://…), or unset it"
+    return Check("proxy", False, f"{found}: {_listed(far)} is asked directly", remedy)
+
+
 def check_remote(root: Path) -> Check:
     """The default DVC remote: that it can be reached, and written if it is a folder."""
     name = "DVC remote"
@@ -187,12 +212,27 @@ def check_mlflow(root: Path) -> Check:
     if parts.scheme in ("http", "https"):
         return _page("MLflow", uri.rstrip("/"), where)
     if parts.scheme.startswith("sqlite"):
-        return _database("MLflow", Path(parts.path.removeprefix("/")))
+        return _database("MLflow", Path(uri.partition(":///")[2].partition("?")[0]))
     port = parts.port or _DEFAULT_PORTS.get(parts.scheme.split("+")[0], 0)
     if parts.hostname and port:
         return _port("MLflow", parts.hostname, port, where)
     remedy = "set MLFLOW_TRACKING_URI to a server or a database"
     return Check("MLflow", False, f"{where} is neither", remedy)
+
+
+def _web_servers(root: Path) -> dict[str, str]:
+    """The addresses of the servers that this checkout uses by HTTP."""
+    found = {"MLflow": tracking_uri_of(root), "Prefect": os.environ.get("PREFECT_API_URL", "")}
+    settings = dvc_settings(root)
+    remote = default_remote(settings)
+    if remote is not None and urlsplit(remote[1]).scheme == "s3":
+        endpoint = settings.get(f"remote.{remote[0]}.endpointurl") or os.environ.get(
+            "AWS_ENDPOINT_URL_S3"
+        )
+        found["DVC remote"] = endpoint or _AWS
+    elif remote is not None:
+        found["DVC remote"] = remote[1]
+    return {name: url for name, url in found.items() if url.startswith(("http://", "https://"))}
 
 
 def _page(name: str, address: str, where: str) -> Check:
@@ -205,16 +245,21 @@ def _page(name: str, address: str, where: str) -> Check:
         account = base64.b64encode(f"{user}:{password}".encode()).decode()
         search.add_header("Authorization", f"Basic {account}")
     try:
-        urllib.request.urlopen(f"{address}/health", timeout=PATIENCE).close()
-        urllib.request.urlopen(search, timeout=PATIENCE).close()
-        return Check(name, True, f"answers{f' user {user}' if user else ''} at {where}")
+        open_url(f"{address}/health", PATIENCE).close()
+        with open_url(search, PATIENCE) as reply:
+            if not reply.read(256).lstrip().startswith(b"<"):
+                return Check(name, True, f"answers{f' user {user}' if user else ''} at {where}")
+        found = f"a web page comes instead of MLflow at {where}{by_proxy(address)}"
     except urllib.error.HTTPError as error:
-        found = f"{where} answers {error.code} {error.reason}"
+        found = f"{where} answers {error.code} {error.reason}{by_proxy(address)}"
         if error.code == 401:
             remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to what it knows"
             return Check(name, False, found, remedy)
     except (OSError, ValueError) as error:
-        found = f"does not answer at {where} ({error})"
+        found = f"does not answer at {where}{by_proxy(address)} ({error})"
+    if proxy_of(address):
+        remedy = "correct the proxy, or let NO_PROXY name the server if it is reached directly"
+        return Check(name, False, found, remedy)
     remedy = "start it, or correct MLFLOW_TRACKING_URI; runs go on, `instar sync` delivers later"
     return Check(name, False, found, remedy)
 
@@ -257,7 +302,7 @@ def _bucket(name: str, bucket: str, settings: Mapping[str, str]) -> Check:
     from botocore.exceptions import BotoCoreError, ClientError
 
     endpoint = settings.get("endpointurl") or os.environ.get("AWS_ENDPOINT_URL_S3")
-    where = f"bucket {bucket} at {shown(endpoint or 'AWS')}"
+    where = f"bucket {bucket} at {shown(endpoint or 'AWS')}{by_proxy(endpoint or _AWS)}"
     try:
         client = botocore.session.Session(profile=settings.get("profile")).create_client(
             "s3",
@@ -269,15 +314,17 @@ def _bucket(name: str, bucket: str, settings: Mapping[str, str]) -> Check:
                 connect_timeout=PATIENCE, read_timeout=PATIENCE, retries={"max_attempts": 0}
             ),
         )
-        client.head_bucket(Bucket=bucket)
+        # Not its head alone: a proxy's page has one too.
+        client.list_objects_v2(Bucket=bucket, MaxKeys=1)
     except ClientError as error:
-        code = error.response.get("Error", {}).get("Code", "?")
+        code = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", "?")
         remedy = {
-            "404": "create it, or correct the remote's url (`dvc remote modify … url s3://…`)",
-            "403": "correct the keys (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY or the remote's)",
+            404: "create it, or correct the remote's url (`dvc remote modify … url s3://…`)",
+            403: "correct the keys (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY or the remote's)",
         }.get(code, "see the object store's own log")
         return Check(name, False, f"{where} answers {code}", remedy)
     except (BotoCoreError, ValueError) as error:
+        error = " ".join(str(error).split())[:200]
         remedy = "start it, or correct the remote's endpointurl; runs go on, `instar sync` pushes"
         return Check(name, False, f"{where} does not answer ({error})", remedy)
     return Check(name, True, f"{where} answers")

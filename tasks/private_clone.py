@@ -9,7 +9,6 @@ import contextlib
 import os
 import shutil
 from collections.abc import Iterator
-from configparser import ConfigParser
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,7 +16,8 @@ from urllib.parse import urlsplit
 from tasks.errors import TaskError
 from tasks.held import HeldError, held
 from tasks.lineage import git
-from tasks.remote import default_remote, dvc_settings
+from tasks.places import require_place
+from tasks.remote import default_remote, dvc_settings, write_dvc_settings
 from tasks.workspace import sign_of_life
 
 _PLACES = Path(".instar") / "reproduce"
@@ -40,7 +40,9 @@ def private_clone(root: Path, tag: str, keep: Path | None = None) -> Iterator[Pa
     root = root.resolve()
     remote = _remote(root)
     _sweep(root)
-    place = keep or root / _PLACES / f"{tag.replace('/', '-')}-{os.getpid()}"
+    # Absolute: git would take -x for an option.
+    place = keep.absolute() if keep else root / _PLACES / f"{tag.replace('/', '-')}-{os.getpid()}"
+    require_place(place)
     if keep and place.exists():
         raise TaskError(f"{place} is there already: name a folder that is not, or remove it.")
     with contextlib.nullcontext() if keep else held(sign_of_life(place), f"reproducing {tag}"):
@@ -75,17 +77,14 @@ def _remote(root: Path) -> dict[str, str]:
 
 def _write_settings(place: Path, remote: dict[str, str]) -> None:
     name = remote["core.remote"]
-    settings = ConfigParser(interpolation=None)
-    settings["core"] = {"remote": name}
-    settings["cache"] = {"dir": str(place / ".dvc" / "cache")}
     prefix = f"remote.{name}."
-    settings[f"'remote \"{name}\"'"] = {
-        key.removeprefix(prefix): value for key, value in remote.items() if key.startswith(prefix)
+    own = {key.removeprefix(prefix): v for key, v in remote.items() if key.startswith(prefix)}
+    settings = {
+        "core": {"remote": name},
+        "cache": {"dir": str(place / ".dvc" / "cache")},
+        f'remote "{name}"': own,
     }
-    path = place / ".dvc" / "config.local"
-    path.touch(mode=0o600)  # it may hold credentials
-    with path.open("w", encoding="utf-8") as file:
-        settings.write(file)
+    write_dvc_settings(place / ".dvc" / "config.local", settings)
 
 
 def _sweep(root: Path) -> None:

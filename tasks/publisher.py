@@ -24,6 +24,7 @@ from tasks.delivery import Delivery
 from tasks.errors import TaskError
 from tasks.journal import journal_path, successor_start
 from tasks.lineage import made_by_stages
+from tasks.proxies import by_proxy
 from tasks.shelf import RunRecord, Shelf, StageRecord, Status, ended_runs, new_record
 from tasks.tracking import connect, refusal, require_answer, shown, tracking_uri_of
 
@@ -259,5 +260,6 @@ def trouble(uri: str, error: Exception) -> str:
         return f"{refused} `instar sync` delivers the run later."
     reason = shown(" ".join(str(error).split()))[:200]
     return (
-        f"MLflow at {shown(uri)} did not take the run; `instar sync` delivers it later ({reason})"
+        f"MLflow at {shown(uri)} did not take the run{by_proxy(uri)}; `instar sync` delivers it "
+        f"later ({reason})"
     )

@@ -20,6 +20,7 @@ from tasks.held import held
 from tasks.moves import WHOEVER, Move, carry_out, set_tags, traces
 from tasks.params import load_params
 from tasks.promotion_log import PROMOTIONS, REJECTED, promotions, rejections, stood
+from tasks.proxies import by_proxy
 from tasks.serving import log_served_model
 from tasks.standing import STAGES, Place, set_stage, settle, standing
 
@@ -222,7 +223,8 @@ class explained:
             where = tracking.shown(self.uri)
             # Not `from error`: what it says may hold the password, and would be logged.
             raise ServerAwayError(
-                f"MLflow at {where}: {said}. Check that it runs there, then try again."
+                f"MLflow at {where}{by_proxy(self.uri)}: {said}. Check that it runs there, then "
+                "try again."
             ) from None
 
 

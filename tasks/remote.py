@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
+
+from configobj import ConfigObj
 
 from tasks.errors import TaskError
 from tasks.presence import dvc_file_of
@@ -43,6 +46,22 @@ def dvc_settings(root: Path | str) -> dict[str, str]:
         raise TaskError(f"dvc cannot read its settings: {dvc_complaint(answer.stdout)}")
     pairs = (line.partition("=") for line in answer.stdout.splitlines())
     return {name: value for name, equals, value in pairs if equals}
+
+
+def write_dvc_settings(path: Path, settings: Mapping[str, Mapping[str, str]]) -> None:
+    """Add to a `config.local`, which nobody else may read: it may hold credentials.
+
+    Written by the library that DVC reads it with: a path may hold a comma or a #.
+
+    Args:
+        path: The file, which need not be there.
+        settings: Values by section (`cache`, `remote "NAME"`) and key.
+    """
+    path.touch(mode=0o600)
+    config = ConfigObj(str(path), encoding="utf-8", interpolation=False)
+    for section, values in settings.items():
+        config.setdefault(section, {}).update(values)
+    config.write()
 
 
 def default_remote(settings: dict[str, str]) -> tuple[str, str] | None:

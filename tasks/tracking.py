@@ -17,6 +17,10 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+from tasks.errors import TaskError
+from tasks.places import require_place
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -41,7 +45,19 @@ def tracking_uri_of(root: str | Path = ".") -> str:
     """
     given = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
     relative = re.fullmatch(r"(sqlite(?:\+\w+)?:///)([^/:].*)", given)
-    return f"{relative[1]}{Path(root).resolve()}/{relative[2]}" if relative else given
+    if relative is None:
+        return given
+    require_place(root)
+    return f"{relative[1]}{Path(root).resolve()}/{relative[2]}"
+
+
+def artifacts_of(root: str | Path) -> str:
+    """Where MLflow keeps the artifacts of a checkout's own database.
+
+    It decodes a path as it decodes a URL: `feature%2Flabels` would become `feature/labels`.
+    """
+    place = Path(root).resolve() / "mlartifacts"
+    return place.as_uri() if "%" in str(place) else str(place)
 
 
 def shown(text: str) -> str:
@@ -109,7 +125,7 @@ def ensure_experiment(client: MlflowClient, name: str, root: str | Path) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         local = not client.tracking_uri.startswith(("http://", "https://"))
-        place = str(Path(root).resolve() / "mlartifacts") if local else None
+        place = artifacts_of(root) if local else None
         try:
             return client.create_experiment(name, artifact_location=place)
         except MlflowException:
@@ -117,9 +133,20 @@ def ensure_experiment(client: MlflowClient, name: str, root: str | Path) -> str:
             found = client.get_experiment_by_name(name)
             if found is None:
                 raise
+    if _decoded(found.artifact_location):
+        raise TaskError(
+            f"the experiment {name!r} keeps its files at {unquote(found.artifact_location)}, not "
+            "in this checkout: an earlier Instar did not quote the % of its path. Move mlflow.db "
+            "away; `instar sync --all` then brings its runs and versions into a new one."
+        )
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
     return found.experiment_id
+
+
+def _decoded(place: str) -> bool:
+    """Whether MLflow takes a local path for another one."""
+    return place.startswith("/") and unquote(place) != place
 
 
 def find_run(

@@ -10,7 +10,6 @@ import contextlib
 import shutil
 import time
 from collections.abc import Iterator
-from configparser import ConfigParser
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -19,7 +18,7 @@ from tasks.dvc_locks import dvc_holders
 from tasks.errors import TaskError
 from tasks.held import HeldError, held
 from tasks.lineage import git, require_git
-from tasks.remote import default_remote, dvc_settings
+from tasks.remote import default_remote, dvc_settings, write_dvc_settings
 from tasks.runner import run_dvc
 
 # What a run writes under .instar/ that belongs to the checkout, not to one workspace. Errors and
@@ -95,23 +94,17 @@ def isolated(root: Path | str, run_id: str, commit: str = "HEAD") -> Iterator[Pa
 def _share_dvc(root: Path, place: Path) -> None:
     """Point the worktree's own (untracked) DVC config at the main checkout's cache and remote."""
     settings = dvc_settings(root)
-    local = ConfigParser(interpolation=None)
+    private = place / ".dvc" / "config.local"
+    private.touch(mode=0o600)
     # Credentials and such: untracked, but the run needs them.
-    local.read(root / ".dvc" / "config.local", encoding="utf-8")
+    with contextlib.suppress(FileNotFoundError):
+        private.write_bytes((root / ".dvc" / "config.local").read_bytes())
     shared = {"cache": {"dir": settings.get("cache.dir") or str(root / ".dvc" / "cache")}}
     remote = default_remote(settings)
     if remote is not None and not urlsplit(remote[1]).scheme:
         # The tracked path is relative to .dvc, which for the worktree lies elsewhere.
-        shared[f"'remote \"{remote[0]}\"'"] = {"url": remote[1]}
-    for section, values in shared.items():
-        if not local.has_section(section):
-            local.add_section(section)
-        for key, value in values.items():
-            local.set(section, key, value)
-    private = place / ".dvc" / "config.local"
-    private.touch(mode=0o600)
-    with private.open("w", encoding="utf-8") as file:
-        local.write(file)
+        shared[f'remote "{remote[0]}"'] = {"url": remote[1]}
+    write_dvc_settings(private, shared)
 
 
 def _share_state(root: Path, place: Path) -> None:

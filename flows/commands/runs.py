@@ -67,6 +67,7 @@ def set_(
 @app.command(epilog="Example:  instar check")
 def check(as_json: JsonFlag = False) -> None:
     """Validate params.yaml and say what would run."""
+    from flows.cron import require_planned
     from flows.steps import require_project
     from tasks.lineage import untracked_code
     from tasks.params import load_params
@@ -79,6 +80,7 @@ def check(as_json: JsonFlag = False) -> None:
     require_project(root)
     require_merged(root)
     require_presence(load_params(root / "params.yaml"), root)
+    require_planned(root)
     if not as_json:
         print("params.yaml is valid.", flush=True)
     untracked = untracked_code(root)

@@ -31,35 +31,41 @@ def schedule(
         list[str] | None,
         typer.Option("--set", "-S", metavar="KEY=VALUE", help="A setting of these runs alone."),
     ] = None,
+    as_json: JsonFlag = False,
 ) -> None:
     """Retrain on a schedule.
 
     Creates a Prefect deployment that `instar worker` serves. A run trains nothing if code, settings
     and data are those of a run before. More deployments: prefect.yaml.
     """
+    from flows.cron import read_cron
     from flows.servers import PrefectServer
     from flows.settings import require_valid
     from flows.steps import require_project
 
-    root = Path.cwd()
+    root, when = Path.cwd(), read_cron(cron, timezone)
     require_project(root)
     require_valid(root, assignments or [])
     with PrefectServer(root) as server:
         # Prefect reads its settings at import: not before the server's address is known.
-        from flows.scheduling import create_schedule, cron_schedule
+        from flows.scheduling import create_schedule
 
-        when = cron_schedule(cron, timezone)
+        times = when.next_times()
         server.wait()
         full_name = create_schedule(root, when, name, work_pool, assignments or [])
-    pool = "" if work_pool == "instar" else f" --work-pool {work_pool}"
-    print(f"{full_name} runs at '{cron}' ({timezone}), each time on HEAD in a worktree of its own.")
-    print(f"Next: instar worker{pool}   (keep it running; a schedule fires only while it does)")
+    if as_json:
+        print(json.dumps({"deployment": full_name, **when.as_dict(times)}))
+        return
+    how = f"'{when.line}' ({timezone})"
+    print(f"{full_name} runs at {how}, each time on HEAD in a worktree of its own.")
+    print(when.told(times))
+    _say_worker(work_pool)
 
 
 @app.command(epilog='Example:  instar watch --once   or   instar watch --cron "*/15 * * * *"')
 def watch(
     once: Annotated[bool, typer.Option("--once", help="Look now, start nothing.")] = False,
-    cron: Annotated[str, typer.Option(help='When to look: "*/15 * * * *".')] = "",
+    cron: Annotated[str | None, typer.Option(help='When to look: "*/15 * * * *".')] = None,
     start: Annotated[
         StartWhen, typer.Option(help="What starts a run: any change, or drift of new images.")
     ] = StartWhen.changed,
@@ -82,13 +88,15 @@ def watch(
     Compared are those of the last registered run. With --cron, a Prefect deployment that `instar
     worker` serves looks again and again, and starts one retraining for each new state of the data.
     """
+    from flows.cron import read_cron
     from flows.steps import require_project
 
-    if once == bool(cron):
+    if once == (cron is not None):
         raise typer.BadParameter("give either --once or --cron.")
     root = Path.cwd()
+    when = None if cron is None else read_cron(cron, timezone)
     require_project(root)
-    if once:
+    if when is None:
         from flows.watch_page import show
         from tasks.watching import look
 
@@ -99,20 +107,20 @@ def watch(
 
     with PrefectServer(root) as server:
         # Prefect reads its settings at import: not before the server's address is known.
-        from flows.scheduling import cron_schedule
-
-        when = cron_schedule(cron, timezone)
-        server.wait()
         from flows.watch import create_watch
+
+        times = when.next_times()
+        server.wait()
 
         options = {"start": start.value, "alpha": alpha, "sample": sample, "settle": settle}
         full_name = create_watch(root, when, name, work_pool, **options)
     if as_json:
-        print(json.dumps({"deployment": full_name, "cron": cron, "timezone": timezone, **options}))
+        print(json.dumps({"deployment": full_name, **when.as_dict(times), **options}))
         return
-    pool = "" if work_pool == "instar" else f" --work-pool {work_pool}"
-    print(f"{full_name} looks at '{cron}' ({timezone}); {start.value} data start one retraining.")
-    print(f"Next: instar worker{pool}   (keep it running; a schedule fires only while it does)")
+    how = f"'{when.line}' ({timezone})"
+    print(f"{full_name} looks at {how}; {start.value} data start one retraining.")
+    print(when.told(times))
+    _say_worker(work_pool)
 
 
 @app.command(epilog="Example:  instar worker &")
@@ -180,3 +188,8 @@ def sync(
     print(json.dumps(result) if as_json else show(result))
     if result["left"]:
         raise TaskError(" ".join(dict.fromkeys(result["left"].values())))
+
+
+def _say_worker(work_pool: str) -> None:
+    pool = "" if work_pool == "instar" else f" --work-pool {work_pool}"
+    print(f"Next: instar worker{pool}   (keep it running; a schedule fires only while it does)")

@@ -75,6 +75,13 @@ def test_no_service_is_given_a_password_that_it_does_not_need(services):
         assert ("MLFLOW_ADMIN_PASSWORD" in given) == (name in ("mlflow", "accounts"))
 
 
+def test_services_ask_each_other_past_a_proxy(services):
+    for name in ("mlflow", "accounts", "worker"):
+        for variable in ("NO_PROXY", "no_proxy"):
+            direct = services[name]["environment"][variable].split(",")
+            assert {"store", "mlflow", "prefect", "localhost", "127.0.0.1"} <= set(direct)
+
+
 def test_every_password_is_asked_for_and_none_has_a_default():
     text = (DOCKER / "compose.yaml").read_text()
     asked = set(re.findall(r"\$\{(\w+):\?", text))

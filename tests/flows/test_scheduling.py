@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
-from flows.scheduling import _drop_missed_runs
+from flows.scheduling import _drop_missed_runs, _unfit_schedules
 
 
 class Client:
@@ -39,3 +39,19 @@ def test_of_the_missed_runs_of_a_schedule_the_newest_goes_on_and_typed_ones_all(
     )
     _drop_missed_runs(client, "instar")
     assert client.ended == {"first night": "CANCELLED", "second night": "CANCELLED"}
+
+
+def test_a_line_that_came_by_another_way_and_fires_otherwise_than_meant_is_named():
+    def deployment(name, cron, active=True):
+        planned = SimpleNamespace(schedule=SimpleNamespace(cron=cron), active=active)
+        return SimpleNamespace(name=name, schedules=[planned])
+
+    class Known:
+        def read_deployments(self, **_):
+            made = [("good", "0 3 * * *"), ("quartz", "0 0 3 * * *"), ("never", "0 0 31 2 *")]
+            off = deployment("paused", "0 0 3 * * *", active=False)
+            return [*(deployment(*one) for one in made), off]
+
+    quartz, never = _unfit_schedules(Known(), "instar")
+    assert quartz.startswith("deployment quartz: ") and "6 fields" in quartz
+    assert never.startswith("deployment never: ") and "never fire" in never

@@ -49,6 +49,21 @@ def test_a_shell_that_sources_env_has_what_clients_need(tmp_path, here):
     assert not people & {access.passwords["postgres"], access.passwords["mlflow_admin"]}
 
 
+@pytest.mark.parametrize(
+    "before", [{}, {"NO_PROXY": ".corp"}, {"NO_PROXY": "other", "no_proxy": ".corp"}]
+)
+def test_a_shell_that_sources_env_asks_no_proxy_for_the_stack(before, tmp_path, here):
+    open_access(tmp_path, here)
+    shown = subprocess.run(
+        ["bash", "-uc", f"source {tmp_path}/env && echo $no_proxy && echo $NO_PROXY"],
+        env={"PATH": os.environ["PATH"], **before}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    lower, upper = shown.stdout.splitlines()
+    assert lower == upper
+    assert {"127.0.0.1", "localhost", "::1"} <= set(lower.split(","))
+    assert not before or lower.startswith(".corp,")
+
+
 def test_a_private_file_is_private_though_there_was_an_open_one(tmp_path):
     path = tmp_path / "secret"
     path.write_text("old")

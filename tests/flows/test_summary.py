@@ -155,3 +155,13 @@ def test_a_shell_that_does_not_know_instar_is_told_how_it_would(monkeypatch, tmp
     assert first() == ". bin/activate"
     (tmp_path / "instar").touch(mode=0o755)
     assert first() == "instar ui"
+
+
+@pytest.mark.parametrize(("folder", "plain"), [("mine", True), ("my %2F images", False)])
+def test_the_command_that_loads_the_model_suits_the_folder(folder, plain, tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path / folder)
+    (load,) = [c for c, what in next_commands(result(0.01, 0.02, 0.03)) if what == "load the model"]
+    assert load.startswith("python -c") == plain
+    assert ("MLFLOW_TRACKING_URI=sqlite:///mlflow.db" in load and "dst_path=" in load) != plain
