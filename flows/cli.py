@@ -16,11 +16,10 @@ from flows.commands.app import INTERRUPTED, app, say_interrupted
 def main() -> None:
     """Entry point: every problem a user can solve ends in one message and an exit status."""
     from tasks.errors import explain
+    from tasks.proxies import keep_loopback_direct
     from tasks.terminal import open_terminal
 
     open_terminal()
-    from tasks.proxies import keep_loopback_direct
-
     keep_loopback_direct()
     # A machine that is taken away sends SIGTERM: an orderly end, as after Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
