@@ -83,12 +83,13 @@ def test_closed_streams_are_never_a_file_of_ours(tmp_path, closed):
         f"file = open({str(tmp_path / 'mine')!r}, 'w')\n"
         "print('said'); print('said', file=sys.stderr)\n"
         "os.system('echo said; echo said >&2')\n"
+        "file.write(str(file.fileno() > 2))\n"
         "sys.exit(close_terminal(0))"
     )
     shut = " ".join(f"{number}>&-" for number in closed.split())
     done = python(code, command=["bash", "-c", f'exec "$0" -c "$1" {shut}', sys.executable, code])
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "mine").read_text() == ""
+    assert (tmp_path / "mine").read_text() == "True"
 
 
 def test_a_reader_that_goes_away_ends_no_work(tmp_path):
