@@ -77,7 +77,8 @@ class Folder:
                 f"{', '.join(EXTENSIONS)} (hidden files and links out of the folder are passed "
                 "over)."
             )
-        depth = _wrapping_depth(images)
+        # A drawing beside the folders (logo.svg) tells nothing of them, if there is what is read.
+        depth = _wrapping_depth([i for i in images if not unread_by_name(i[-1])] or images)
         tops = {parts[depth] for parts in images if len(parts) > depth + 1}
         self._require_train(tops)
         placed = []
