@@ -52,7 +52,7 @@ _FILES = {
     CONFIG: "Architecture, size, mean and std, the classes in their order, abstention, and of the "
     "features how many columns they have.",
     CLASSIFIER: "Encoder and classifier as one network; needs onnxruntime alone.",
-    README: "This.",
+    README: "What you read.",
 }
 
 

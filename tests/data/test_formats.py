@@ -144,9 +144,9 @@ def test_every_format_has_endings_of_its_own_and_a_remedy():
     assert all(format.remedy for format in formats.FORMATS)
 
 
-def write_set(root, name, content, good=6, bad=54):
+def write_set(root, name, content, good=6, bad=54, seed=0):
     """Two classes of 60: so many readable images, the others of the content."""
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     for label in ("cat", "dog"):
         (root / label).mkdir(parents=True)
         for number in range(good):
@@ -213,6 +213,18 @@ def test_a_class_of_nothing_else_is_named_with_the_reason(tmp_path, split):
             DataParams(source="folder", path=str(tmp_path / "set"), size=8, channels=3),
             tmp_path / "out",
         )
+
+
+@pytest.mark.parametrize("name", ["logo.svg", "cover.psd", "scan.heic", "favicon.ico"])
+def test_a_file_beside_the_folders_does_not_change_what_they_mean(tmp_path, name):
+    root = write_set(tmp_path / "outer" / "train", "{}", b"", good=12, bad=0)
+    write_set(tmp_path / "outer" / "test", "{}", b"", good=2, bad=0, seed=1)
+    params = DataParams(source="folder", path=str(tmp_path), size=8, channels=3)
+    before = pack(params, tmp_path / ".out")
+    (root.parent / name).write_bytes(b"?")
+    after = pack(params, tmp_path / ".out")
+    assert (after.train, after.test, after.quarantined) == (before.train, before.test, 1)
+    assert before.test > 0 and before.classes == after.classes == ["cat", "dog"]
 
 
 @pytest.mark.parametrize("kind", ["folder", "tar", "zip"])

@@ -94,9 +94,13 @@ def test_mlflow_serves_the_same_answers_over_http(done, images, predicted):
             assert answers["abstained"].tolist() == rows["abstained"].tolist()
             assert answers["label"].isna().tolist() == rows["label"].isna().tolist()
             np.testing.assert_allclose(answers["confidence"], rows["confidence"], atol=1e-5)
-        with pytest.raises(urllib.error.HTTPError) as refused:
-            ask(address, [{"image": base64.b64encode(b"no image").decode()}])
-        assert refused.value.code == 400
+        for inputs, said in (
+            ([{"image": base64.b64encode(b"no image").decode()}], "not an image"),
+            (np.zeros((16, 16, 3), int).tolist(), "can be read in 2 ways"),
+        ):
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                ask(address, inputs)
+            assert refused.value.code == 400 and said in refused.value.read().decode()
 
 
 def ask(address, inputs):

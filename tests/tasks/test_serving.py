@@ -159,6 +159,9 @@ assert len(model.predict([sys.argv[3]])) == 1
 import pandas
 assert len(model.predict(pandas.DataFrame({"path": [sys.argv[3]] * 2}))) == 2
 assert not [name for name in sys.modules if name.startswith(("lightning", "prefect", "dvc"))]
+ours = [m for name, m in sys.modules.items() if name.startswith(("tasks.", "models.", "data."))]
+strange = [module.__file__ for module in ours if "/code/" not in module.__file__]
+assert not strange, f"not brought along by the model: {strange}"
 table.drop(columns="embedding").to_json(sys.argv[4])
 """
 
