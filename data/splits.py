@@ -28,10 +28,20 @@ def stratified_split(labels: np.ndarray, fraction: float, seed: int) -> np.ndarr
                 f"class number {label} has a single usable image, so none can be split off for "
                 "the test; add images of it."
             )
-        count = min(max(1, round(fraction * len(members))), len(members) - 1)
+        count = held_out(len(members), fraction)
         random = np.random.default_rng(keyed_seed(seed, "split", int(label)))
         chosen.append(random.permutation(members)[:count])
     return np.sort(np.concatenate(chosen)) if chosen else np.empty(0, np.int64)
+
+
+def held_out(count: int, fraction: float) -> int:
+    """Of so many images of a class, how many are split off."""
+    return min(max(1, round(fraction * count)), count - 1)
+
+
+def labels_drawn(fraction: float, images: int, labelled: int) -> int:
+    """How many labels a draw of this share of all images has."""
+    return min(round(fraction * images), labelled)
 
 
 def draw_labels(
@@ -62,12 +72,12 @@ def draw_labels(
     known, counts = np.unique(labels[labels >= 0], return_counts=True)
     if not len(known):
         raise DataError("none of the training images has a label; label some of them.")
-    wanted = min(round(fraction * len(labels)), int(counts.sum()))
+    wanted = labels_drawn(fraction, len(labels), int(counts.sum()))
     if wanted < len(known):
         raise DataError(
             f"{setting} {fraction:g} of {len(labels)} images is {wanted} labels for "
             f"{len(known)} classes; raise {setting} to at least "
-            f"{_smallest_fraction(len(known), len(labels)):g}."
+            f"{smallest_fraction(len(known), len(labels)):g}."
         )
     chosen = []
     for label, share in zip(known, _shares(counts, wanted), strict=True):
@@ -89,7 +99,7 @@ def _shares(counts: np.ndarray, total: int) -> np.ndarray:
     return shares
 
 
-def _smallest_fraction(classes: int, rows: int) -> float:
+def smallest_fraction(classes: int, rows: int) -> float:
     """The smallest fraction, to four significant digits, that gives a label to every class."""
     scale = 10.0 ** (np.floor(np.log10(classes / rows)) - 3)
     return float(f"{np.ceil(classes / rows / scale) * scale:.10g}")

@@ -31,7 +31,9 @@ from tasks.raw_data import require_hashable
 from tasks.remote import fetch, push, require_dvc, restore
 from tasks.repetition import source_key
 from tasks.runner import StageOutcome, at_terminal, log_of, run_stage, started
+from tasks.suitability import require_suitable_project
 from tasks.tracking import shown, tracking_uri_of
+from tasks.understood import read_understood
 
 if TYPE_CHECKING:
     from tasks.gate import Verdict
@@ -144,6 +146,8 @@ class Retraining:
         if name in self._outcomes:
             return self._outcomes[name]
         assert self._publisher is not None, "steps run inside `with Retraining(...)`"
+        if name == "prepare":
+            require_suitable_project(self.root)
         inputs = stage_inputs(name, self.root)
         key = key_of(inputs)
         self._publisher.stage(name, key, "running")
@@ -158,6 +162,10 @@ class Retraining:
         self._outcomes[name], self._inputs[name] = outcome, inputs
         done = "cached" if outcome.status == "cached" else _duration(outcome.seconds)
         self._tell(f"{name}: {done}")
+        # A stage that ran at a terminal has said so itself.
+        if name == "prepare" and (outcome.status == "cached" or not at_terminal()):
+            for line in read_understood(self.root):
+                self._tell(f"{name}: {line}")
         return outcome
 
     def push(self) -> None:

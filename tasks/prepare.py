@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from data.pack import pack
 from tasks.stage import STATE, Stage, stage
+from tasks.understood import understood
 
 
 def prepare(run: Stage) -> None:
@@ -14,6 +15,8 @@ def prepare(run: Stage) -> None:
     table = STATE / "quarantine" / f"{run.key}.csv"
     summary = pack(run.params.data, run.out, run.progress, table)
     run.write_json("summary.json", summary.as_dict())
+    for line in understood(summary.as_dict()):
+        run.note(line)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,12 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from data.datamodule import ViewsDataModule
+from data.outlook import Outlook
 from data.params import AugmentationParams
 from data.shards import images_within
 from data.splits import draw_labels
@@ -38,6 +40,7 @@ from tasks.checkpoints import EpochCheckpoints, WholeFiles, epochs_done, newest_
 from tasks.params import PretrainParams
 from tasks.picture_rows import write_rows
 from tasks.stage import ARTIFACTS, Stage, stage
+from tasks.suitability import require_suitable
 
 # Images on which health is measured: enough for a stable rank, cheap each epoch, whatever their
 # size.
@@ -52,9 +55,11 @@ def pretrain(run: Stage) -> None:
     torch.set_num_threads(params.threads)
     store = PackedStore.open(ARTIFACTS / "prepare" / "store")
     shape = {name: store.manifest[name] for name in ("channels", "size", "mean", "std")}
+    rows = store.rows("train")
+    counts = np.bincount(store.labels(rows) + 1, minlength=len(store.classes) + 1)[1:]
+    require_suitable(run.params, Outlook(len(rows), counts.tolist()))
     encoder = build_encoder(params.encoder, **shape, seed=params.seed)
     method = build_method(params.method, encoder, seed=params.seed)
-    rows = store.rows("train")
     method.expect(len(rows))
     data = ViewsDataModule(
         store,

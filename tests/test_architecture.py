@@ -29,6 +29,9 @@ FRAME = {
     "tasks/held.py",
     "tasks/lifeline.py",
     "tasks/terminal.py",
+    "tasks/suitability.py",
+    "tasks/understood.py",
+    "data/outlook.py",
     "data/errors.py",
     "models/errors.py",
 }

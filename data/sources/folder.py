@@ -56,12 +56,16 @@ class Folder:
         self.total = len(self._images)
         self.passed_over: Mapping[str, int] = passed_over
 
-    def samples(self) -> Iterator[Sample]:
-        """See `Source.samples`."""
+    def placed(self) -> Iterator[tuple[Split, int | None]]:
+        """Split and label of each sample, nothing read."""
         positions = {name: position for position, name in enumerate(self.classes)}
         for image in self._images:
-            label = None if image.label is None else positions[image.label]
-            yield Sample(image.name, image.split, label, image.read)
+            yield image.split, None if image.label is None else positions[image.label]
+
+    def samples(self) -> Iterator[Sample]:
+        """See `Source.samples`."""
+        for image, (split, label) in zip(self._images, self.placed(), strict=True):
+            yield Sample(image.name, split, label, image.read)
 
     def close(self) -> None:
         """Close the archive, if it is one."""

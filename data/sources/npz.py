@@ -64,6 +64,13 @@ class Npz:
         self.notes: Sequence[str] = ()
         self.classes, self._labels = self._read_labels(members)
 
+    def placed(self) -> Iterator[tuple[Split, int | None]]:
+        """Split and label of each sample, no image read."""
+        for part, split in self._splits.items():
+            labels = self._labels.get(part)
+            for number in range(self._counts[part]):
+                yield split, None if labels is None else int(labels[number])
+
     def samples(self) -> Iterator[Sample]:
         """See `Source.samples`."""
         for part, split in self._splits.items():

@@ -74,11 +74,13 @@ def check(as_json: JsonFlag = False) -> None:
     from tasks.presence import require_presence
     from tasks.project_files import require_merged
     from tasks.runner import planned_stages
+    from tasks.suitability import require_suitable_project
     from tasks.workspace import locked
 
     root = Path.cwd()
     require_project(root)
     require_merged(root)
+    require_suitable_project(root)
     require_presence(load_params(root / "params.yaml"), root)
     require_planned(root)
     if not as_json:
