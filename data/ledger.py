@@ -45,6 +45,9 @@ class Ledger:
         self._reasons: dict[int, str] = {}
         self._refused: list[Refused] = []
         self.duplicates = 0
+        self.given: Counter[int | None] = Counter()
+        """Of each class, how many samples came; `unread`: how many of them without pixels."""
+        self.unread: Counter[int | None] = Counter()
 
     @property
     def kept(self) -> int:
@@ -71,6 +74,8 @@ class Ledger:
 
     def refuse(self, sample: Sample, reason: str) -> None:
         """Quarantine a sample without pixels."""
+        self.given[sample.label] += 1
+        self.unread[sample.label] += 1
         self._refused.append(Refused(sample.source, None, printable(reason)))
 
     def admit(self, sample: Sample, digest: bytes) -> bool:
@@ -80,6 +85,7 @@ class Ledger:
             Whether its pixels belong into the store. They do not if the same pixels came before;
             if these carried another label, neither can be trusted and the former leaves its split.
         """
+        self.given[sample.label] += 1
         row = self._seen.setdefault(digest, self.kept)
         if row == self.kept:
             self._digests.append(digest)

@@ -52,6 +52,9 @@ class PackSummary:
     """Kinds of those reasons and how often each occurs."""
     passed_over: dict[str, int]
     """Files that are no samples (not images, hidden), by what they are."""
+    spoilt_classes: dict[str, list[int]]
+    """Classes of which more than `data.max_quarantined` cannot be read: how many, and of how many;
+    duplicates count as read."""
     test_from: str | None
     """Where the source has its test set; None if one was split off."""
     notes: list[str]
@@ -138,6 +141,7 @@ def pack(
         **counts,
         reasons=dict(ledger.frequent_reasons()),
         passed_over=manifest["passed_over"],
+        spoilt_classes=_spoilt_classes(source.classes, ledger, params.max_quarantined),
         test_from=source.test_from,
         notes=list(source.notes),
         classes=source.classes,
@@ -253,6 +257,12 @@ def _final_splits(source: Source, ledger: Ledger, params: DataParams) -> np.ndar
             )
     splits[splits == "unlabelled"] = "train"
     return splits
+
+
+def _spoilt_classes(classes: list[str], ledger: Ledger, allowed: float) -> dict[str, list[int]]:
+    """Of all images together so few may be spoilt that nothing stops, and yet most of a class."""
+    counts = {name: [ledger.unread[n], ledger.given[n]] for n, name in enumerate(classes)}
+    return {name: count for name, count in counts.items() if count[0] > allowed * count[1]}
 
 
 def _left_out(ledger: Ledger) -> str:

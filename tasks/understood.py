@@ -35,7 +35,11 @@ def understood(summary: Mapping[str, Any]) -> list[str]:
         f"{sum(summary['passed_over'].values()):,} passed over{_reasons(summary['passed_over'])}"
     )
     notes = [f"note: {note}" for note in summary.get("notes", ())]
-    return [line, *notes, *_warning(summary, images)]
+    spoilt = [
+        f"warning: {lost:,} of the {given:,} images of class {name!r} cannot be read"
+        for name, (lost, given) in summary["spoilt_classes"].items()
+    ]
+    return [line, *notes, *_warning(summary, images), *spoilt]
 
 
 def read_understood(root: Path) -> list[str]:

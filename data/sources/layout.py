@@ -46,6 +46,8 @@ _OCCASION = re.compile(
     r"|shard)[-_. ]?\d+"
     r"|images?|imgs?|photos?|pictures?|raw|originals?|jpe?gs?|pngs?|crops?|cropped|resized|more"
 )
+# Numbered names that are classes all the same; WordNet's ids among them.
+_NUMBERED_CLASS = re.compile(r"class|category|grade|kind|label|level|species|stage|type|^n\d{8}$")
 
 
 class Layout(NamedTuple):
@@ -107,9 +109,15 @@ def read_layout(names: Iterable[Parts]) -> Layout:
     ignored: set[str] = set()
     for top, role in sorted(roles.items(), key=lambda item: item[1] != "train"):
         below = [parts[1:] for parts in inside if parts[0] == top and len(parts) > 2]
+        if not below:
+            raise DataError(
+                f"data.path: the images in {escaped(top)}/ lie in no class folder, so their "
+                f"classes are not known: move them to {escaped(top)}/<class>/ or, if they have no "
+                "labels, to unlabelled/."
+            )
         wrapped[top] = _wrapping_depth(below, classes["train"])
         below = [parts[wrapped[top] :] for parts in below if len(parts) > wrapped[top] + 1]
-        _require_one_depth(below, f"{top}/")
+        _require_one_reading(below, f"{top}/")
         classes[role] |= {parts[0] for parts in below}
         ignored |= _ignored(below)
     learned = classes["train"] | (classes["val"] if "test" in roles.values() else set())
@@ -267,7 +275,9 @@ def _is_occasion(folder: str) -> bool:
 
 
 def _says_nothing(folder: str) -> bool:
-    return folder.isdecimal() or _is_occasion(folder)
+    """Whether a folder within a class is hardly a class of its own: a date, or one of a series."""
+    numbered = any(map(str.isdigit, folder)) and not _NUMBERED_CLASS.search(folder.casefold())
+    return numbered or _is_occasion(folder)
 
 
 def _require_classes_at_top(inside: Sequence[Parts]) -> None:
@@ -301,14 +311,14 @@ def _require_classes_at_top(inside: Sequence[Parts]) -> None:
             f"data.path: the folders {_listed(tops)} hold folders of the same names "
             f"({_listed(shared)}), so there are two readings. (1) {_listed(tops)} are splits of "
             f"the classes {_listed(shared)}: rename them to train/ and test/ (or val/), or merge "
-            f"their folders. (2) {_listed(tops)} are the classes: move them into train/, where "
-            "the top folder is always the class."
+            f"their folders. (2) {_listed(tops)} are the classes: move the images in their folders "
+            "up into them."
         )
-    _require_one_depth(inside, "")
+    _require_one_reading(inside, "")
 
 
-def _require_one_depth(inside: Sequence[Parts], where: str) -> None:
-    """Refuse classes of which some lie at the top and others may lie below.
+def _require_one_reading(inside: Sequence[Parts], where: str) -> None:
+    """Refuse classes that may as well lie below the top folders: at two depths, or in kinds.
 
     Raises:
         DataError: Shows both readings.
@@ -318,15 +328,16 @@ def _require_one_depth(inside: Sequence[Parts], where: str) -> None:
     for parts in inside:
         if parts[0] not in direct and not _says_nothing(parts[-2]):
             deep[parts[0]].add(parts[-2])
-    if not direct or not deep:
+    # One folder in each class is but another name for it.
+    if not deep or not (direct or any(len(below) > 1 for below in deep.values())):
         return
     tops = {parts[0] for parts in inside}
     leaves = (tops - {*deep}).union(*deep.values())
-    some, inner = sorted(deep.items())[0]
+    some, below = max(sorted(deep.items()), key=lambda item: len(item[1]))
     raise DataError(
-        f"data.path: images lie at different depths{' in ' + escaped(where) if where else ''}, so "
-        f"there are two readings. (1) By the top folder, {len(tops)} classes: {_listed(tops)}; "
-        f"then move the images in the folders of {escaped(some)}/ up into it. (2) By the folder "
-        f"that an image lies in, {len(leaves)} classes: {_listed(leaves)}; then move "
-        f"{_listed(inner)} up, beside the others."
+        f"data.path: the folders{' in ' + escaped(where) if where else ''} have two readings. (1) "
+        f"By the top folder, {len(tops)} classes: {_listed(tops)}; then move the images in the "
+        f"folders of {escaped(some)}/ up into it, and so on. (2) By the folder that an image lies "
+        f"in, {len(leaves)} classes: {_listed(leaves)}; then move {_listed(below)} up, out of "
+        f"{escaped(some)}/, and so on."
     )

@@ -80,7 +80,9 @@ def said(path):
         ["set/cat", "set/dog", "."],
         ["set/cat", "set/dog", "set"],
         ["train/cat/2024-01", "train/dog/2024-01"],
-        ["train/cat/left", "train/cat/right", "train/dog/left", "train/dog/right"],
+        ["train/cat/cam1", "train/cat/cam2", "train/dog/cam1"],
+        ["cat/P001", "cat/P002", "dog/P003", "dog/P004"],
+        ["cat/IMG_0001", "cat/IMG_0002", "dog"],
         ["Train/cat", "Train/dog"],
         ["cat", "dog", "cat/@eaDir/0.png", "@eaDir/x", "dog/#recycle", "@Recycle/cat"],
         ["cat", "dog", "$RECYCLE.BIN/S-1-5", "System Volume Information", "cat/lost+found"],
@@ -93,11 +95,9 @@ def test_the_top_folder_is_the_class(put, folders):
 
 
 def test_a_folder_below_a_class_that_may_be_meant_as_one_is_noted(put):
-    source, _ = read(put(["animals/cat", "animals/dog", "vehicles/car", "vehicles/2024-01"]))
-    assert source.classes == ["animals", "vehicles"]
-    assert source.notes == [
-        "folders within a class are not classes: animals/cat, animals/dog, vehicles/car"
-    ]
+    source, _ = read(put(["pets", "pets/cat", "pets/dog", "cars", "cars/oslo", "cars/2024-01"]))
+    assert source.classes == ["cars", "pets"]
+    assert source.notes == ["folders within a class are not classes: cars/oslo, pets/cat, pets/dog"]
 
 
 def test_thumbnails_of_a_nas_are_counted_and_never_images(put):
@@ -114,11 +114,14 @@ def test_thumbnails_of_a_nas_are_counted_and_never_images(put):
     [
         (["car", "animals/cat", "animals/dog"], "2 classes: animals", "3 classes: car, cat, dog"),
         (["car", "bus", "animals/cat"], "3 classes: animals, bus, car", "3 classes: bus, car, cat"),
+        (["animals/cat", "animals/dog", "cars/vw"], "2 classes: animals", "3 classes: cat, dog"),
+        (["a/n01440764", "a/n01443537", "b/n01484850"], "2 classes: a, b", "3 classes: n01440764"),
+        (["train/a/cat", "train/a/dog", "train/b/car"], "2 classes: a, b", "3 classes: car, cat"),
         (["set/car", "set/animals/cat"], "2 classes: animals, car", "2 classes: car, cat"),
         (["train/car", "train/animals/cat", "test/car"], "2 classes", "2 classes: car, cat"),
     ],
 )  # fmt: skip
-def test_classes_at_two_depths_are_refused_with_both_readings(put, folders, first, second):
+def test_classes_that_may_lie_below_are_refused_with_both_readings(put, folders, first, second):
     words = said(put(folders))
     assert "two readings" in words and first in words and second in words
 
@@ -179,6 +182,13 @@ def test_where_all_three_are_there_val_is_training_data(put):
 def test_what_may_be_a_test_set_is_refused_and_never_trained_on(put, folders):
     words = said(put(folders))
     assert words.startswith("data.path: ") and "move" in words
+
+
+@pytest.mark.parametrize("flat", ["test", "Validation", "train"])
+def test_a_split_without_class_folders_is_refused(put, flat):
+    others = [part for part in ("train", "test") if part != flat]
+    folders = [f"{part}/{name}" for part in others for name in "ab"]
+    assert "unlabelled/" in said(put([*folders, flat]))
 
 
 @pytest.mark.parametrize("folders", [["Training", "Resting"], ["validation", "approval"]])

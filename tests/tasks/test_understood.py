@@ -9,8 +9,8 @@ from data.params import DataParams
 from tasks.understood import understood
 
 
-def told(tmp_path, path, source="folder"):
-    params = DataParams(source=source, path=str(path), size=8, channels=1, max_quarantined=1)
+def told(tmp_path, path, allowed=1, source="folder"):
+    params = DataParams(source=source, path=str(path), size=8, channels=1, max_quarantined=allowed)
     return understood(pack(params, tmp_path / ".out").as_dict())
 
 
@@ -64,7 +64,7 @@ def test_of_an_npz_the_array_of_the_test_set_is_named(tmp_path, key):
     }
     labels = {f"{part}_labels": np.arange(6) % 2 for part in ("train", key)}
     np.savez(tmp_path / "set.npz", **arrays, **labels)
-    (line,) = told(tmp_path, tmp_path / "set.npz", "npz")
+    (line,) = told(tmp_path, tmp_path / "set.npz", source="npz")
     assert f"6 to test ({key}_images)" in line
 
 
@@ -95,9 +95,9 @@ def test_more_than_one_in_a_hundred_is_warned_of(put, tmp_path, spoilt, warned):
 
 
 def test_how_names_were_read_is_noted(put, tmp_path):
-    lines = told(tmp_path, put({"pets/cat": 4, "pets/dog": 4, "Pets/cow": 4}))
+    lines = told(tmp_path, put({"pets": 4, "pets/cat": 4, "pets/dog": 4, "Pets": 4}))
     assert [line for line in lines if line.startswith("note: ")] == [
-        "note: folders within a class are not classes: Pets/cow, pets/cat, pets/dog",
+        "note: folders within a class are not classes: pets/cat, pets/dog",
         "note: classes whose names differ by upper and lower case: 'Pets', 'pets'",
     ]
 
@@ -105,3 +105,18 @@ def test_how_names_were_read_is_noted(put, tmp_path):
 def test_many_classes_stay_one_line(put, tmp_path):
     (line,) = told(tmp_path, put({f"class{number:02d}": 2 for number in range(30)}))
     assert "30 classes (class00, class01, class02, class03, class04, class05, ...; 1 " in line
+
+
+@pytest.mark.parametrize("name", ["photo.heic", "spoilt.png"])
+def test_a_class_that_is_mostly_spoilt_is_named(put, tmp_path, name):
+    root = put({"cat": 100, "dog": 100, "owl": 6})
+    for number in range(9):
+        (root / "owl" / f"{number}{name}").write_bytes(b"")
+    assert "warning: 9 of the 15 images of class 'owl' cannot be read" in told(tmp_path, root, 0.1)
+
+
+def test_a_class_of_links_out_is_named(put, tmp_path):
+    root = put({"cat": 100, "dog": 100, "owl": 6})
+    for number in range(9):
+        (root / "owl" / f"link{number}.png").symlink_to("/etc/hostname")
+    assert "warning: 9 of the 15 images of class 'owl' cannot be read" in told(tmp_path, root, 0.1)
