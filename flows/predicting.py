@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from tasks.errors import TaskError
 from tasks.loading import loaded
@@ -46,7 +47,8 @@ def show(result: dict[str, Any], console: Console) -> None:
     table = Table("label", "images", title=f"{result['model']}: {result['images']:,} images")
     table.columns[1].justify = "right"
     for label, count in labels[:SHOWN]:
-        table.add_row(label, f"{count:,}")
+        # A class may be named like a style of rich's.
+        table.add_row(Text(label), f"{count:,}")
     if len(labels) > SHOWN:
         rest = sum(count for _, count in labels[SHOWN:])
         table.add_row(f"{len(labels) - SHOWN} other labels", f"{rest:,}")
