@@ -75,12 +75,26 @@ def show_models(result: dict[str, Any], console: Console) -> None:
         for version in result["versions"]
     ]
     show_table(console, result["model"], _COLUMNS, rows)
+    if apart := _tested_apart(result["versions"]):
+        console.print(apart, markup=False, highlight=False, soft_wrap=True)
     waiting = [v["version"] for v in result["versions"] if v["gate"] == "waiting"]
     for number in waiting:
         from flows.approval import command_of
 
         reference = f"{result['model']}@{number}"
         console.print(f"Waits: {command_of(reference)}", highlight=False, soft_wrap=True)
+
+
+def _tested_apart(versions: list[dict[str, Any]]) -> str | None:
+    """Which accuracies cannot be compared, as they are of different test sets; None if all can."""
+    sets: dict[str, list[str]] = {}
+    for version in versions:
+        if version["accuracy"] and version.get("test_set"):
+            sets.setdefault(version["test_set"], []).append(version["version"])
+    if len(sets) < 2:
+        return None
+    groups = " | ".join(", ".join(numbers) for numbers in sets.values())
+    return f"Only accuracies of the same test set can be compared: versions {groups}."
 
 
 def show_history(result: dict[str, Any], console: Console) -> None:

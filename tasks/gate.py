@@ -10,27 +10,27 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
-import numpy as np
-from numpy.typing import NDArray
-
-from tasks import draws, registry, tracking
-from tasks.errors import TaskError
-from tasks.intervals import Interval, Measured, paired_gain
+from tasks import registry, tracking
+from tasks.champion import evaluation_of, on_test_set
+from tasks.intervals import Interval
 from tasks.moves import mend, set_tags
 from tasks.params import GateParams, load_params
 from tasks.promotion_log import REJECTED
+from tasks.rules import (
+    Finding,
+    against_champion,
+    beats_scratch,
+    compared,
+    no_dead_class,
+    recalls,
+)
 from tasks.standing import Place, place_of
 
 if TYPE_CHECKING:
-    import pandas as pd
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
@@ -38,13 +38,6 @@ VERDICTS = Path(".instar") / "verdicts"
 Outcome = Literal["promoted", "waiting", "refused", "same model", "overridden"]
 # Of the gain, each in a tag of its own.
 _PARTS = ("mean", "low", "high", "n")
-
-# Runs by itself: a champion brings its own code, which must not meet this checkout's.
-_SCORE = """
-import sys, mlflow, numpy
-model = mlflow.pyfunc.load_model(sys.argv[1])
-model.predict(numpy.load(sys.argv[2]))[["label"]].to_json(sys.argv[3])
-"""
 
 
 @dataclass(frozen=True)
@@ -80,17 +73,6 @@ class Verdict:
     def promoted(self) -> bool:
         """Whether the challenger is now champion."""
         return self.outcome == "promoted"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One rule: whether it holds, and what was found."""
-
-    holds: bool
-    words: str
-
-    def __str__(self) -> str:
-        return f"{'pass' if self.holds else 'FAIL'}: {self.words}"
 
 
 def judge(root: str | Path, version: str, tracking_uri: str | None = None) -> Verdict:
@@ -169,11 +151,6 @@ def evidence_of(verdict: Verdict) -> dict[str, Any]:
     return {"verdict": verdict.path or None, "gain": verdict.gain and vars(verdict.gain)}
 
 
-def recalls(labels: NDArray[Any], right: NDArray[np.bool_]) -> dict[str, float]:
-    """Share of each class's test images that are recognised."""
-    return {str(label): float(right[labels == label].mean()) for label in np.unique(labels)}
-
-
 def weigh(
     root: Path,
     client: MlflowClient,
@@ -197,110 +174,53 @@ def weigh(
     """
     name, version = challenger.name, str(challenger.version)
     against = str(champion.version) if champion else None
-    # A version that was registered by hand has no weights' hash, and is nobody's twin.
-    weights = challenger.tags.get("weights", "none")
-    if champion and (version == against or champion.tags.get("weights") == weights):
-        same = f"version {version} has the very weights of the champion, version {against}"
-        if version == against:
-            same = f"version {version} is the champion already"
-        path = str(_path(name, version))
+    path = str(_path(name, version))
+    if champion and (same := _same_model(challenger, champion)):
         return Verdict(name, version, against, "same model", [same], path=path)
-    predictions, metrics = _evaluation(client, challenger)
-    labels = predictions["label"].to_numpy()
-    ours = recalls(labels, _registered_right(predictions))
-    found = [_beats_scratch(metrics)] if rules.require_gain else []
+    ours = evaluation_of(client, challenger)
+    found = [beats_scratch(ours.metrics)] if rules.require_gain else []
     if REJECTED in challenger.tags:
         found.insert(0, Finding(False, f"rejected by a human: {challenger.tags[REJECTED]}"))
-    gain, change = None, {}
+    gain: Interval | None = None
+    change: dict[str, float] = {}
     if champion is None:
-        found.append(_no_dead_class(ours))
+        found.append(no_dead_class(recalls(ours.labels, ours.registered_right)))
     else:
-        theirs = _measure_champion(root, client, uri, challenger, champion, predictions)
-        same_draws = theirs.draws is None and _same_draws(challenger, champion)
-        gain = paired_gain(Measured(_all_right(predictions)), theirs, same_draws)
-        before = recalls(labels, theirs.right[0])
-        change = {label: ours[label] - before[label] for label in ours}
-        found += [_beyond_noise(gain, str(against)), _no_class_drop(change, rules.max_class_drop)]
+        theirs = evaluation_of(client, champion)
+        tested = on_test_set(root, client, uri, challenger, champion, ours, theirs)
+        if tested.counted.any():
+            same_draws = tested.measured.draws is None and _same_draws(challenger, champion)
+            gain, change = compared(ours, tested, same_draws)
+        found += against_champion(rules, str(against), ours, theirs, tested, gain, change)
     outcome: Outcome = "promoted" if all(finding.holds for finding in found) else "refused"
-    reasons, path = [*map(str, found)], str(_path(name, version))
+    reasons = [*map(str, found)]
     return Verdict(name, version, against, outcome, reasons, gain, change, path=path)
 
 
-def _beyond_noise(gain: Interval, champion: str) -> Finding:
-    if gain.low is None or gain.high is None:
-        return Finding(
-            False,
-            f"one label draw cannot tell whether it is better than champion {champion}: raise "
-            "finetune.draws, or archive the champion if that is the one with a single draw",
-        )
-    interval = _in_points(gain.mean, gain.low, gain.high)
-    if gain.low > 0:
-        return Finding(True, f"better than champion {champion} beyond noise: {interval}")
-    return Finding(False, f"not better than champion {champion} beyond noise: {interval}")
+def _same_model(challenger: ModelVersion, champion: ModelVersion) -> str | None:
+    """Why there is nothing to compare; None if there is."""
+    version, against = str(challenger.version), str(champion.version)
+    if version == against:
+        return f"version {version} is the champion already"
+    # A version that was registered by hand has no weights' hash, and is nobody's twin.
+    if champion.tags.get("weights") != challenger.tags.get("weights", "none"):
+        return None
+    same = f"version {version} has the very weights of the champion, version {against}"
+    ours, theirs = _abstains(challenger), _abstains(champion)
+    if ours == theirs:
+        return same
+    return (
+        f"{same}, but {ours}, whereas the champion {theirs}, and the gate compares best classes "
+        f"only: if you want that, `instar promote {challenger.name}@{version} --to Production "
+        "--override --reason …`"
+    )
 
 
-def _no_class_drop(change: dict[str, float], most: float) -> Finding:
-    fallen = {label: drop for label, drop in change.items() if -drop > most}
-    if not fallen:
-        return Finding(True, f"no class lost more than {most:.0%} of recall")
-    listed = ", ".join(f"{label} ({drop:+.1%})" for label, drop in fallen.items())
-    return Finding(False, f"recall fell by more than {most:.0%} for: {listed}")
-
-
-def _no_dead_class(found: dict[str, float]) -> Finding:
-    dead = [label for label, recall in found.items() if recall == 0]
-    if dead:
-        return Finding(False, f"never recognises: {', '.join(dead)}")
-    return Finding(True, "there is no champion yet, and every class is recognised at times")
-
-
-def _beats_scratch(metrics: dict[str, Any]) -> Finding:
-    gain = metrics["gain"]
-    if gain["low"] is None:
-        return Finding(
-            False,
-            "one label draw cannot tell whether it beats its from-scratch control: "
-            "raise finetune.draws",
-        )
-    interval = _in_points(gain["mean"], gain["low"], gain["high"])
-    interval = f"{interval} over {draws.repetitions(metrics)}"
-    if gain["low"] > 0:
-        return Finding(True, f"beats its from-scratch control: {interval}")
-    return Finding(False, f"does not beat its from-scratch control beyond noise: {interval}")
-
-
-def _in_points(mean: float, low: float, high: float) -> str:
-    """A difference of accuracies: in points, since "2% better" could be meant of either."""
-    return f"{100 * mean:+.2f} points ({100 * low:+.2f} to {100 * high:+.2f})"
-
-
-def _evaluation(client: MlflowClient, version: ModelVersion) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Predictions on the test set and metrics, as `registry.register` kept them."""
-    import pandas as pd
-
-    if not version.run_id:
-        raise TaskError(
-            f"version {version.version} was registered by hand, so it has no evaluation to judge: "
-            "`instar run` registers one that has."
-        )
-    with tempfile.TemporaryDirectory(prefix="instar-gate-") as scratch:
-        folder = Path(client.download_artifacts(version.run_id, registry.EVALUATION, scratch))
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        return pd.read_parquet(folder / "predictions.parquet"), metrics
-
-
-def _registered_right(predictions: pd.DataFrame) -> NDArray[np.bool_]:
-    """(N,) whether the registered model, that of draw 0, is right on each test image."""
-    return (predictions["label"] == predictions["predicted"]).to_numpy()
-
-
-def _all_right(predictions: pd.DataFrame) -> NDArray[np.bool_]:
-    """(D, N) whether the model of each draw is right on each test image."""
-    prefix = "correct_pretrained_"
-    columns = [str(name) for name in predictions.columns if str(name).startswith(prefix)]
-    # In the order of the draws: draw 10 comes after draw 9.
-    columns.sort(key=lambda name: int(name.removeprefix(prefix)))
-    return predictions[columns].to_numpy().T
+def _abstains(version: ModelVersion) -> str:
+    """When a version abstains, in words; one of before there was such a thing never does."""
+    below = version.tags.get("abstains_below", "never")
+    words = {"never": "never abstains", "none": "abstains from every image"}
+    return words.get(below, f"abstains below a confidence of {below}")
 
 
 def _same_draws(challenger: ModelVersion, champion: ModelVersion) -> bool:
@@ -310,85 +230,6 @@ def _same_draws(challenger: ModelVersion, champion: ModelVersion) -> bool:
     return "label_draws" in ours and all(
         ours.get(key) == theirs.get(key) for key in ("label_draws", "data_version")
     )
-
-
-def _measure_champion(
-    root: Path,
-    client: MlflowClient,
-    uri: str,
-    challenger: ModelVersion,
-    champion: ModelVersion,
-    predictions: pd.DataFrame,
-) -> Measured:
-    """The champion on the challenger's test images, in their order.
-
-    Of another test set only the registered model can be asked, that of draw 0; how far draws lie
-    apart is then known from the test set on which all of them were measured.
-    """
-    theirs, _ = _evaluation(client, champion)
-    if champion.tags.get("test_digest") == challenger.tags.get("test_digest"):
-        return Measured(_all_right(theirs.set_index("id").loc[predictions["id"]]))
-    labels, classes = predictions["label"].to_numpy(), _classes(root)
-    named = np.array([classes[label] for label in labels]) if labels.dtype.kind in "iu" else labels
-    rows = _rows_of(root, predictions, challenger.tags["test_digest"])
-    right = _score(root, uri, champion, rows) == named
-    return Measured(right[None], draws=_all_right(theirs).mean(axis=1))
-
-
-def _rows_of(root: Path, predictions: pd.DataFrame, test_digest: str) -> NDArray[np.int64]:
-    """Where the challenger's test images lie in the present store, which must have these very ones.
-
-    Raises:
-        TaskError: It has not, or images of the same names with other pixels.
-    """
-    import pandas as pd
-
-    from data.store import PackedStore
-    from tasks.exhibits import TestSet
-
-    store = PackedStore.open(root / "artifacts" / "prepare" / "store")
-    rows = pd.Index(store.index["id"]).get_indexer(predictions["id"])
-    labels = predictions["label"].to_numpy()
-    if (rows < 0).any() or TestSet.of(store, rows, labels).digest != test_digest:
-        raise TaskError(
-            "the champion was measured on another test set, and the present store lacks the "
-            "challenger's: check out the challenger's commit, `dvc pull`, and judge again."
-        )
-    return rows
-
-
-def _score(root: Path, uri: str, champion: ModelVersion, rows: NDArray[np.int64]) -> NDArray[Any]:
-    """The champion's labels for images of the present store."""
-    import pandas as pd
-
-    from data.store import PackedStore
-
-    store = PackedStore.open(root / "artifacts" / "prepare" / "store")
-    with tempfile.TemporaryDirectory(prefix="instar-gate-") as scratch:
-        images, labels = Path(scratch) / "images.npy", Path(scratch) / "labels.json"
-        np.save(images, store.gather(rows))
-        model = f"models:/{champion.name}/{champion.version}"
-        command = [sys.executable, "-I", "-c", _SCORE, model, str(images), str(labels)]
-        done = subprocess.run(
-            command, cwd=scratch, env=_environment(uri), capture_output=True, text=True, check=False
-        )
-        if done.returncode != 0:
-            last = tracking.shown((done.stderr.strip().splitlines() or ["no reason given"])[-1])
-            raise TaskError(
-                f"champion version {champion.version} cannot predict here ({last}): repair its "
-                "environment, or archive it and judge again."
-            )
-        return pd.read_json(labels, dtype=False)["label"].to_numpy()
-
-
-def _environment(uri: str) -> dict[str, str]:
-    return {**os.environ, "MLFLOW_TRACKING_URI": uri, "MLFLOW_DISABLE_TELEMETRY": "true"}
-
-
-def _classes(root: Path) -> list[str]:
-    manifest = root / "artifacts" / "prepare" / "store" / "manifest.json"
-    classes: list[str] = json.loads(manifest.read_text(encoding="utf-8"))["classes"]
-    return classes
 
 
 def _number(text: str | None) -> float | None:

@@ -6,7 +6,8 @@ that are drawn, are the same for all, so that their luck cancels in the differen
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tasks.comparison import CellResult, short
+from tasks.errors import TaskError
 from tasks.intervals import Interval, Measured, accuracy, paired_gain
 
 
@@ -49,8 +51,16 @@ class Standing:
         return ", ".join(f"{short(key)}={value}" for key, value in self.varied.items()) or "as is"
 
 
+# Settings that change how an image is packed, but not which image it is.
+_SHAPE = ("data.size", "data.channels")
+
+
 def leaderboard(results: Sequence[CellResult]) -> list[Standing]:
-    """The variants, best first: those with all seeds done, then with some, then with none."""
+    """The variants, best first: those with all seeds done, then with some, then with none.
+
+    Raises:
+        TaskError: The seeds of a variant were tested on different images.
+    """
     variants: dict[tuple[tuple[str, str], ...], list[CellResult]] = {}
     for result in results:
         variants.setdefault(tuple(result.cell.varied.items()), []).append(result)
@@ -87,7 +97,15 @@ def verdict(standings: Sequence[Standing]) -> str:
     score = f"{best.name} with {100 * best.pretrained.mean:.2f}%"
     if len(done) == 1:
         return f"Done is only {score}."
-    second = done[1]
+    # Of a variant further down, nobody would look for the reason in an empty column.
+    apart = [one.name for one in done[2:] if one.behind is None]
+    rest = f" Not comparable with it (other test images or seeds): {'; '.join(apart)}."
+    return _lead(score, best, done[1:]) + (rest if apart else "")
+
+
+def _lead(score: str, best: Standing, others: Sequence[Standing]) -> str:
+    """How the first stands against the second."""
+    second = others[0]
     behind = second.behind
     if behind is None:
         why = "they were not tested on the same images"
@@ -103,7 +121,7 @@ def verdict(standings: Sequence[Standing]) -> str:
     )
     if behind.low > 0:
         return f"Best is {score}, {ahead} ({interval}): beyond noise."
-    level = sum(1 for s in done[1:] if s.behind and s.behind.low is not None and s.behind.low <= 0)
+    level = sum(1 for s in others if s.behind and s.behind.low is not None and s.behind.low <= 0)
     more = f" So are {level} variants in all." if level > 1 else ""
     return f"First is {score}, {ahead}, which is within noise ({interval}).{more}"
 
@@ -114,10 +132,14 @@ class _Evidence:
 
     Attributes:
         images: Id and label of each.
+        digest: Of ids, labels and pixels as they were packed.
+        varied: The variant.
         right: Row's name to (N,): how much of its draws is right on each image.
     """
 
     images: NDArray[Any]
+    digest: str | None
+    varied: Mapping[str, str]
     right: dict[str, dict[int, NDArray[np.float64]]]
 
 
@@ -126,9 +148,21 @@ def _evidence(group: Sequence[CellResult]) -> _Evidence | None:
     if not done:
         return None
     right: dict[str, dict[int, NDArray[np.float64]]] = {"pretrained": {}, "scratch": {}}
+    found: _Evidence | None = None
     for result in done:
         assert result.evidence is not None, "only those that are done"
         table = pd.read_parquet(result.evidence / "predictions.parquet")
+        metrics = json.loads((result.evidence / "metrics.json").read_text(encoding="utf-8"))
+        own = _Evidence(
+            table[["id", "label"]].to_numpy(), metrics.get("test_digest"), result.cell.varied, right
+        )
+        if found is not None and not _same_images(found, own):
+            raise TaskError(
+                f"the test images changed between {done[0].cell.name} and {result.cell.name}, "
+                "which differ in their seed alone, so somebody changed the data in between: run "
+                "the comparison again (what is still valid comes from DVC's cache)."
+            )
+        found = own
         for arm, rows in right.items():
             columns = [name for name in table if str(name).startswith(f"correct_{arm}_")]
             draws = table[columns].to_numpy(dtype=np.float64).T
@@ -137,7 +171,27 @@ def _evidence(group: Sequence[CellResult]) -> _Evidence | None:
             else:
                 # Draws of one seed share its encoder: they are no repetitions of it.
                 rows[result.cell.seed] = draws.mean(axis=0)
-    return _Evidence(table[["id", "label"]].to_numpy(), right)
+    return found
+
+
+def _same_images(one: _Evidence, other: _Evidence) -> bool:
+    """Whether both were tested on the same images, in whatever size.
+
+    Ids are made of names alone: two sources can give the same names to different images.
+    """
+    if not np.array_equal(one.images, other.images):
+        return False
+    if one.digest == other.digest:
+        return True
+    shapes = [{key: varied.get(key) for key in _SHAPE} for varied in (one.varied, other.varied)]
+    return shapes[0] != shapes[1] and _origin(one.varied) == _origin(other.varied)
+
+
+def _origin(varied: Mapping[str, str]) -> dict[str, str]:
+    """What of a variant decides which images it is tested on."""
+    return {
+        key: value for key, value in varied.items() if key.startswith("data.") and key not in _SHAPE
+    }
 
 
 def _standing(group: Sequence[CellResult]) -> Standing:
@@ -173,7 +227,7 @@ def _rank(standing: Standing) -> tuple[int, float]:
 
 def _difference(best: _Evidence | None, other: _Evidence | None) -> Interval | None:
     """How far the other is behind, over the rows that both have; None on other test images."""
-    if best is None or other is None or not np.array_equal(best.images, other.images):
+    if best is None or other is None or not _same_images(best, other):
         return None
     ours, theirs = best.right["pretrained"], other.right["pretrained"]
     common = [row for row in ours if row in theirs]

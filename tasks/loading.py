@@ -55,7 +55,7 @@ def loaded(reference: str, tracking_uri: str | None = None) -> Iterator[Loaded]:
             found = find_version(client, reference)
             version = f"{found.name}@{found.version}"
             folder = (
-                _download(
+                download(
                     client.get_model_version_download_uri(found.name, found.version),
                     Path(scratch),
                     uri,
@@ -93,7 +93,22 @@ def _known_uri() -> str:
     )
 
 
-def _download(source: str, scratch: Path, uri: str, version: str) -> Path:
+def download(source: str, scratch: Path, uri: str, version: str) -> Path:
+    """Bring the files of a version here.
+
+    Args:
+        source: Where MLflow keeps them.
+        scratch: A folder to put them into.
+        uri: MLflow's address.
+        version: Its name, for the error.
+
+    Returns:
+        The folder with them.
+
+    Raises:
+        TaskError: The store does not give them.
+        MlflowException: MLflow's trouble; see `registry.explained`.
+    """
     # MLflow's own bars would stand between the lines.
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     from mlflow.artifacts import download_artifacts

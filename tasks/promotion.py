@@ -448,6 +448,7 @@ def _described(
         "aliases": aliases,
         "accuracy": _interval(tags, "accuracy"),
         "gain": _interval(tags, "gain"),
+        "test_set": tags.get("test_digest"),
         "gate": tags.get(registry.GATE),
         "gate_champion": tags.get("gate_champion"),
         "rejected": tags.get(promotion_log.REJECTED),

@@ -51,6 +51,11 @@ def test_many_labels_are_summed_up():
     assert "10 other labels" in said
 
 
+@pytest.mark.parametrize("name", ["[red]", "[/]", "[bold]coat", "None", "(abstained)", "nan"])
+def test_a_class_is_shown_by_its_name_whatever_that_is(name):
+    assert f"│ {name} │ 250 │" in shown(labels={name: 250})
+
+
 def test_output_that_cannot_be_written_is_refused_before_any_work(tmp_path):
     with pytest.raises(TaskError, match="there is no folder"):
         predicting.predict_all("tiny@1", "images", tmp_path / "absent" / "out.parquet", 8, False)

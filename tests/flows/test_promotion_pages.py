@@ -1,5 +1,6 @@
 """What `instar models` and `instar history` show."""
 
+import pytest
 from rich.console import Console
 
 from flows.promotion import show_history, show_models
@@ -45,3 +46,28 @@ def test_numbers_of_a_version_stay_whole_where_it_is_narrow():
     said = shown(show_models, {"model": "tiny", "versions": [version]}, width=96)
     for whole in ("(81.66…82.91)", "(+0.72…+2.09)", "@production"):
         assert whole in said
+
+
+@pytest.mark.parametrize(
+    ("sets", "said"),
+    [
+        ("AAA", None),
+        ("A", None),
+        ("AB", "versions 2 | 1."),
+        ("ABA", "versions 3, 1 | 2."),
+        ("A-A", None),  # one that was registered by hand has none
+    ],
+)
+def test_accuracies_of_different_test_sets_are_not_shown_as_though_comparable(sets, said):
+    versions = [
+        {
+            "version": str(number), "stage": "None", "aliases": [], "gain": None, "gate": None,
+            "accuracy": {"mean": 0.9, "low": 0.8, "high": 1.0}, "rejected": None,
+            "gate_champion": None, "age_seconds": 9, "moved_by": None,
+            "test_set": None if name == "-" else name,
+        }
+        for number, name in enumerate(sets, 1)
+    ][::-1]  # fmt: skip
+    told = shown(show_models, {"model": "tiny", "versions": versions})
+    assert ("Only accuracies of the same test set can be compared" in told) == bool(said)
+    assert said is None or said in told

@@ -251,6 +251,21 @@ def test_the_same_weights_move_nothing(project):
     assert (champion(project), promotions(project)) == ("1", before)
 
 
+@pytest.mark.parametrize(
+    ("threshold", "said"),
+    [(0.4, "but abstains below a confidence of 0.4, whereas the champion never abstains"),
+     (None, "but abstains from every image, whereas the champion never abstains")],
+)  # fmt: skip
+def test_the_same_weights_that_abstain_otherwise_are_left_to_a_human(project, threshold, said):
+    challenge(project, 1)
+    found = metrics(90 / 120) | {"abstention": {"threshold": threshold, "answered": 0.5}}
+    write_json(project / "artifacts/evaluate/metrics.json", found)
+    register(project, "run-1", uri(project), pushed=True)
+    verdict = judge(project, "2", uri(project))
+    assert (verdict.outcome, champion(project)) == ("same model", "1")
+    assert said in verdict.reasons[0] and "`instar promote tiny@2" in verdict.reasons[0]
+
+
 def test_an_unchanged_champion_keeps_the_verdict_that_made_it_one(project):
     first = challenge(project, 1)
     kept = (project / first.path).read_text()

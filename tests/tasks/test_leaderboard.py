@@ -9,6 +9,7 @@ import pytest
 
 from tasks.comparison import CellResult, grid
 from tasks.comparison_record import CELL, COMPARISON, as_csv, as_markdown, record
+from tasks.errors import TaskError
 from tasks.leaderboard import leaderboard, repeated, rows, verdict
 from tasks.tracking import PARENT, connect
 from tests.tasks.conftest import metrics, uri, write_json
@@ -20,10 +21,10 @@ IMAGES = 2000
 def results(tmp_path):
     """Makes the results of variants `epochs=1`, `2`, …, from the accuracy of each seed."""
 
-    def make(*variants, draws=2, names="image", luck=0.0):
+    def make(*variants, draws=2, names="image", luck=0.0, vary=None, digests=None):
         seeds = len(variants[0])
         listed = ",".join(map(str, range(1, len(variants) + 1)))
-        cells = grid([f"pretrain.epochs={listed}"], seeds)
+        cells = grid(vary or [f"pretrain.epochs={listed}"], seeds)
         scores = [score for variant in variants for score in variant]
         made = []
         for number, (cell, score) in enumerate(zip(cells, scores, strict=True)):
@@ -33,6 +34,8 @@ def results(tmp_path):
             folder = tmp_path / str(number)
             own = names if isinstance(names, str) else names[int(cell.varied["pretrain.epochs"])]
             write_evidence(folder, score, draws, own, luck)
+            if digests:
+                write_json(folder / "metrics.json", metrics(score, digests[number]))
             made.append(CellResult(cell, None, {"pretrain": "ran"}, 10.0 + number, folder, "exp"))
         return made
 
@@ -101,6 +104,41 @@ def test_other_test_images_are_not_compared(results):
     board = leaderboard(results((0.8, 0.8), (0.7, 0.7), names={1: "image", 2: "other"}))
     assert board[1].behind is None
     assert "not tested on the same images" in verdict(board)
+
+
+@pytest.mark.parametrize(
+    ("vary", "digests", "compared"),
+    [
+        ("data.path=here,there", "AB", False),
+        ("data.path=here,there", "AA", True),
+        ("data.source=folder,npz", "AB", False),
+        ("data.seed=1,2", "AB", False),
+        ("data.max_quarantined=0.1,0.2", "AB", False),
+        ("pretrain.epochs=1,2", "AB", False),
+        ("data.size=16,32", "AB", True),
+        ("data.channels=1,3", "AB", True),
+    ],
+)
+def test_images_of_the_same_names_are_the_same_only_by_pixels_or_in_another_size(
+    results, vary, digests, compared
+):
+    board = leaderboard(results((0.8,), (0.7,), vary=[vary], digests=digests))
+    assert (board[1].behind is not None) == compared
+    assert ("not tested on the same images" in verdict(board)) != compared
+
+
+def test_size_does_not_excuse_another_source(results):
+    vary = ["data.size=16,32", "data.path=here,there"]
+    board = leaderboard(results((0.9,), (0.8,), (0.7,), (0.6,), vary=vary, digests="ABCD"))
+    # In order: size=16 there, size=32 here, size=32 there.
+    assert [row.behind is not None for row in board[1:]] == [False, True, False]
+    assert verdict(board).endswith("seeds): size=32, path=there.")
+
+
+def test_a_test_set_that_changed_between_two_seeds_is_named(results):
+    found = results((0.8, 0.8), (0.7, 0.7), digests="AABA")
+    with pytest.raises(TaskError, match=r"test images changed between .*2-seed-0.* and .*2-seed-1"):
+        leaderboard(found)
 
 
 def test_a_failed_cell_stands_there_with_its_reason_and_costs_its_variant_the_lead(results):
