@@ -28,6 +28,7 @@ from tasks.moves import mend, set_tags
 from tasks.params import GateParams, load_params
 from tasks.promotion_log import REJECTED
 from tasks.standing import Place, place_of
+from tasks.unattended import unattended
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,7 +115,7 @@ def judge(root: str | Path, version: str, tracking_uri: str | None = None) -> Ve
     uri = tracking_uri or tracking.tracking_uri_of(root)
     params = load_params(root / "params.yaml")
     name = params.register_.name
-    with registry.one_at_a_time(root), registry.explained(uri) as client:
+    with registry.one_at_a_time(root, "the gate"), registry.explained(uri) as client:
         # First: what broke off may be the promotion of this very version.
         mend(client, name, root)
         challenger = client.get_model_version(name, version)
@@ -370,7 +371,13 @@ def _score(root: Path, uri: str, champion: ModelVersion, rows: NDArray[np.int64]
         model = f"models:/{champion.name}/{champion.version}"
         command = [sys.executable, "-I", "-c", _SCORE, model, str(images), str(labels)]
         done = subprocess.run(
-            command, cwd=scratch, env=_environment(uri), capture_output=True, text=True, check=False
+            command,
+            cwd=scratch,
+            env=_environment(uri),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if done.returncode != 0:
             last = tracking.shown((done.stderr.strip().splitlines() or ["no reason given"])[-1])
@@ -382,7 +389,8 @@ def _score(root: Path, uri: str, champion: ModelVersion, rows: NDArray[np.int64]
 
 
 def _environment(uri: str) -> dict[str, str]:
-    return {**os.environ, "MLFLOW_TRACKING_URI": uri, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    mlflow = {"MLFLOW_TRACKING_URI": uri, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    return {**unattended(os.environ), **mlflow}
 
 
 def _classes(root: Path) -> list[str]:

@@ -27,6 +27,7 @@ FRAME = {
     "tasks/errors.py",
     "tasks/held.py",
     "tasks/lifeline.py",
+    "tasks/unattended.py",
     "data/errors.py",
     "models/errors.py",
 }
