@@ -153,7 +153,14 @@ def _install() -> None:
 def _apt_get(*arguments: str) -> None:
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
     command: Sequence[str] = ["apt-get", *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode != 0:
         said = _last_line(done.stderr)
         raise TaskError(f"`{' '.join(command)}` failed: {said} Run it by hand, then try again.")

@@ -29,6 +29,7 @@ from tasks.loading import DATA, download
 from tasks.originals import write_as_taken
 from tasks.past_runs import outputs_of
 from tasks.serving import DESCRIPTION, DRAW
+from tasks.unattended import unattended
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -250,7 +251,13 @@ def _asked(
         write_as_taken(root, store, rows, described, name, images)
         command = [sys.executable, "-I", "-c", _ANSWER, str(model), str(images), str(answers)]
         done = subprocess.run(
-            command, cwd=scratch, env=_environment(uri), capture_output=True, text=True, check=False
+            command,
+            cwd=scratch,
+            env=_environment(uri),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if done.returncode != 0:
             last = tracking.shown((done.stderr.strip().splitlines() or ["no reason given"])[-1])
@@ -266,7 +273,8 @@ def _unable(champion: ModelVersion, why: str) -> TaskError:
 
 
 def _environment(uri: str) -> dict[str, str]:
-    return {**os.environ, "MLFLOW_TRACKING_URI": uri, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    mlflow = {"MLFLOW_TRACKING_URI": uri, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    return {**unattended(os.environ), **mlflow}
 
 
 def _overlap(

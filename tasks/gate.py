@@ -96,7 +96,7 @@ def judge(root: str | Path, version: str, tracking_uri: str | None = None) -> Ve
     uri = tracking_uri or tracking.tracking_uri_of(root)
     params = load_params(root / "params.yaml")
     name = params.register_.name
-    with registry.one_at_a_time(root), registry.explained(uri) as client:
+    with registry.one_at_a_time(root, "the gate"), registry.explained(uri) as client:
         # First: what broke off may be the promotion of this very version.
         mend(client, name, root)
         challenger = client.get_model_version(name, version)

@@ -1,4 +1,7 @@
-"""Locks on files: the kernel frees them when the holder dies, however it dies."""
+"""Locks on files: the kernel frees them when the holder dies, however it dies.
+
+Whoever waits for one longer than a moment says so on stderr: for what, for whom, and what to do.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,17 @@ import contextlib
 import fcntl
 import json
 import os
+import sys
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+
+# Seconds: a wait that is no longer is nobody's concern.
+PATIENCE = 1.0
 
 _taken: weakref.WeakSet[IO[str]] = weakref.WeakSet()
 
@@ -30,7 +38,7 @@ def held(
         path: The file.
         what: What this process does, told to those who find the lock taken.
         wait: Wait for the holder instead of refusing.
-        on_wait: Told who the holder is, before a wait.
+        on_wait: Told who the holder is, before a wait; if None, stderr is, after a moment.
 
     Raises:
         HeldError: Another process holds it and `wait` is false.
@@ -41,7 +49,10 @@ def held(
     if file is None:
         if on_wait is not None:
             on_wait(_holder(path))
-        file = take(path, wait=True)
+            file = take(path, wait=True)
+        else:
+            with saying_so(lambda: _wait_for(path, what)):
+                file = take(path, wait=True)
     assert file is not None, "a wait ends with the lock"
     with file:
         started = datetime.now().astimezone().isoformat(timespec="seconds")
@@ -80,6 +91,22 @@ def take(path: Path, wait: bool = False) -> IO[str] | None:
         file.close()  # the holder before removed it at its end: nobody else would see this lock
 
 
+@contextmanager
+def saying_so(what: Callable[[], str]) -> Iterator[None]:
+    """Says on stderr, once, what the body waits for, if that takes longer than a moment.
+
+    Args:
+        what: The sentence after "waiting for".
+    """
+    timer = threading.Timer(PATIENCE, lambda: print(f"waiting for {what()}", file=sys.stderr))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 def is_free(path: Path) -> bool:
     """Whether nobody holds the lock."""
     try:
@@ -100,12 +127,28 @@ def is_at(path: Path, file: IO[str]) -> bool:
         return False
 
 
+def _wait_for(path: Path, what: str) -> str:
+    pid = _record(path).get("pid", "PID")
+    return (
+        f"{_holder(path)}: it holds {path}, which {what} needs. This goes on by itself once that "
+        f"has ended; if it hangs, end it (`kill {pid}`), or press Ctrl-C here."
+    )
+
+
 def _holder(path: Path) -> str:
+    record = _record(path)
+    if not record:
+        return "another process"
+    return f"{record['what']} with pid {record['pid']}, started {record['started']}"
+
+
+def _record(path: Path) -> dict[str, Any]:
+    """What the holder wrote; empty if it has not yet."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        return f"{record['what']} with pid {record['pid']}, started {record['started']}"
-    except (OSError, ValueError, KeyError):
-        return "another process"
+        return {key: record[key] for key in ("what", "pid", "started")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def _let_go() -> None:

@@ -117,6 +117,8 @@ def start_keeper(
 ) -> subprocess.Popen[bytes]:
     """Start `command` in a session of its own, under a keeper that ends it.
 
+    Nobody answers it: its stdin is closed, and git asks nothing there (`tasks.unattended`).
+
     Args:
         command: What to run.
         wait: What the keeper waits for on the first of `files`: 'pipe' closes, or 'lock' is free.
@@ -127,8 +129,11 @@ def start_keeper(
         stderr: As for `subprocess.Popen`.
         grace: How long an asked process may take before it is killed.
     """
+    # Here: the keeper, this very file run by itself, finds no other module.
+    from tasks.unattended import unattended
+
     handed = ",".join(map(str, files))
-    environment = {**(os.environ if env is None else env), _TOKEN: secrets.token_hex(8)}
+    environment = unattended(os.environ if env is None else env) | {_TOKEN: secrets.token_hex(8)}
     return subprocess.Popen(
         # -I -S: the keeper is stdlib only and must start in milliseconds.
         [sys.executable, "-I", "-S", __file__, wait, handed, str(grace), *command],

@@ -7,6 +7,7 @@ import getpass
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -17,6 +18,7 @@ from typing import Any
 from tasks.contents import content_hash, digest, hash_file
 from tasks.errors import TaskError
 from tasks.project_files import read_lock, read_yaml
+from tasks.unattended import run_git
 
 ROOMS = ("flows", "tasks", "models", "data")
 WEIGHTS = Path("artifacts/finetune/classifiers/pretrained-0.safetensors")
@@ -172,7 +174,7 @@ def snapshot_commit(root: str | Path, run_id: str) -> str:
     top = Path(git(root, "rev-parse", "--show-toplevel"))
     index = Path(git(root, "rev-parse", "--path-format=absolute", "--git-path", "index"))
     with tempfile.TemporaryDirectory(prefix="instar-index-") as scratch:
-        env = {**os.environ, **author(root), "GIT_INDEX_FILE": str(Path(scratch) / "index")}
+        env = {**author(root), "GIT_INDEX_FILE": str(Path(scratch) / "index")}
         if index.exists():
             # A copy keeps git's cache of file times, so only what was edited is read again.
             shutil.copy2(index, env["GIT_INDEX_FILE"])
@@ -229,18 +231,25 @@ def git(
 ) -> str:
     """Runs git in ``root`` and returns what it said, without the last line end.
 
+    It asks nothing and runs no hook, editor or pager; see `tasks.unattended`.
+
+    Args:
+        root: Where to run it.
+        arguments: Its command line.
+        check: Whether a failure is an error.
+        env: More for its environment.
+
     Raises:
-        TaskError: git failed and ``check`` is set; unchecked, the answer is then empty.
+        TaskError: git failed and ``check`` is set (unchecked, the answer is then empty), or it did
+            not end in time.
     """
-    done = subprocess.run(
-        ["git", *arguments],
-        cwd=root,
-        env=env,
-        capture_output=True,
-        encoding="utf-8",
-        errors="surrogateescape",  # a file's name may be anything
-        check=False,
-    )
+    try:
+        done = run_git(root, arguments, env or {})
+    except subprocess.TimeoutExpired as late:
+        raise TaskError(
+            f"git {arguments[0]} did not end within {late.timeout:.0f} seconds and was stopped: "
+            f"type `git {shlex.join(arguments)}` in {Path(root).resolve()} to see why."
+        ) from None
     if done.returncode == 0:
         return done.stdout.rstrip("\n")
     if check:

@@ -15,11 +15,13 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks import promotion_log, standing
 from tasks.errors import TaskError
+from tasks.held import saying_so
 from tasks.standing import STAGES, Place
 
 if TYPE_CHECKING:
@@ -281,6 +283,20 @@ def _alone(client: MlflowClient, name: str, who: str, root: str | Path) -> Itera
 
     mark, mine = f"{name}.moving", _checkout(root)
     _mark(root).write_text(name, encoding="utf-8")
+    with saying_so(lambda: _for_other(client, mark)):
+        _leave_mark(client, mark, mine, who)
+    try:
+        yield
+    finally:
+        # If MLflow went away: the next touch from here takes it away.
+        with contextlib.suppress(MlflowException):
+            client.delete_registered_model(mark)
+            _mark(root).unlink()
+
+
+def _leave_mark(client: MlflowClient, mark: str, mine: str, who: str) -> None:
+    from mlflow.exceptions import MlflowException
+
     seen, since = ("", 0), time.monotonic()
     while True:
         try:
@@ -298,13 +314,22 @@ def _alone(client: MlflowClient, name: str, who: str, root: str | Path) -> Itera
             with contextlib.suppress(MlflowException):
                 client.delete_registered_model(mark)
         time.sleep(0.1)
-    try:
-        yield
-    finally:
-        # If MLflow went away: the next touch from here takes it away.
-        with contextlib.suppress(MlflowException):
-            client.delete_registered_model(mark)
-            _mark(root).unlink()
+
+
+def _for_other(client: MlflowClient, mark: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    who, since = "somebody", "a moment ago"
+    with contextlib.suppress(MlflowException):
+        found = client.get_registered_model(mark)
+        who = found.tags.get("by") or who
+        began = datetime.fromtimestamp(found.creation_timestamp / 1000).astimezone()
+        since = began.isoformat(timespec="seconds")
+    return (
+        f"a move of {who} from another checkout, started {since}: it holds the registered model "
+        f"{mark} on the MLflow server. This goes on by itself, after {PATIENCE_SECONDS:.0f} "
+        "seconds also if that move broke off."
+    )
 
 
 def _holder(client: MlflowClient, mark: str) -> tuple[str, int]:

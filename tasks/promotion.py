@@ -78,7 +78,10 @@ def promote(
         raise TaskError("--override goes against the gate: say why with --reason.")
     uri = tracking_uri or tracking.tracking_uri_of(root)
     who = registry.person(root)
-    with registry.one_at_a_time(root), registry.explained(uri) as client:
+    with (
+        registry.one_at_a_time(root, f"a promotion of {reference}"),
+        registry.explained(uri) as client,
+    ):
         lost = _lost(client, root, reference) if to == "archived" else None
         if lost is not None:
             return _strike(root, *lost, who, reason)
@@ -139,7 +142,10 @@ def decide(
     root = Path(root)
     uri = tracking_uri or tracking.tracking_uri_of(root)
     who = who or registry.person(root)
-    with registry.one_at_a_time(root), registry.explained(uri) as client:
+    with (
+        registry.one_at_a_time(root, f"a decision on {reference}"),
+        registry.explained(uri) as client,
+    ):
         version = _found(client, root, reference)
         name, number = version.name, str(version.version)
         verdict = gate.recorded(root, version)
@@ -176,7 +182,7 @@ def note_waiting(
     """Notes on a version which flow run waits for the decision on it; False if that has fallen."""
     root = Path(root)
     uri = tracking_uri or tracking.tracking_uri_of(root)
-    with registry.one_at_a_time(root), registry.explained(uri) as client:
+    with registry.one_at_a_time(root, f"a note on {reference}"), registry.explained(uri) as client:
         version = find_version(client, reference)
         if version.tags.get(registry.GATE) != "waiting":
             return False
@@ -213,7 +219,7 @@ def rollback(
     root = Path(root)
     uri = tracking_uri or tracking.tracking_uri_of(root)
     who = registry.person(root)
-    with registry.one_at_a_time(root), registry.explained(uri) as client:
+    with registry.one_at_a_time(root, f"a rollback of {name}"), registry.explained(uri) as client:
         _mend(client, root, name)
         champion = standing(client, name).get("champion")
         known = {str(found.version) for found in client.search_model_versions(f"name = '{name}'")}
@@ -270,7 +276,7 @@ def versions(root: str | Path, name: str | None = None, uri: str | None = None) 
     root = Path(root)
     name = name or load_params(root / "params.yaml").register_.name
     with (
-        registry.one_at_a_time(root),
+        registry.one_at_a_time(root, f"a list of the versions of {name}"),
         registry.explained(uri or tracking.tracking_uri_of(root)) as client,
     ):
         _mend(client, root, name)

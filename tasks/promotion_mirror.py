@@ -8,7 +8,6 @@ for its own log. The user's branch, index and files are not touched.
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 
@@ -36,7 +35,7 @@ def keep(root: str | Path, log: Path, count: int) -> None:
     """Copies the log, which has `count` lines, on top of the copy before."""
     former = _newest(root)
     with tempfile.TemporaryDirectory(prefix="instar-index-") as scratch:
-        env = {**os.environ, **author(root), "GIT_INDEX_FILE": str(Path(scratch) / "index")}
+        env = {**author(root), "GIT_INDEX_FILE": str(Path(scratch) / "index")}
         blob = git(root, "hash-object", "-w", "--no-filters", str(log))
         git(root, "update-index", "--add", "--cacheinfo", f"100644,{blob},{FILE}", env=env)
         tree = git(root, "write-tree", env=env)

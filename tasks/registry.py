@@ -79,7 +79,7 @@ def register(
     _refuse_unrepeatable(root, pushed)
     name, commit, tags = _description(root, run_id)
     uri = tracking_uri or tracking.tracking_uri_of(root)
-    with one_at_a_time(root), explained(uri) as client:
+    with one_at_a_time(root, f"a registration by run {run_id}"), explained(uri) as client:
         run = _flow_run(client, name, run_id)
         known = find_same(client, name, tags)
         if known is not None:
@@ -94,12 +94,16 @@ def register(
 
 
 @contextmanager
-def one_at_a_time(root: Path) -> Iterator[None]:
+def one_at_a_time(root: Path, what: str) -> Iterator[None]:
     """Hold the registry against other runs of this checkout, which could not see a half-made move.
 
     Else two would make two versions of the same weights, or promote two over the same champion.
+
+    Args:
+        root: The checkout.
+        what: What this process does, told to those who wait.
     """
-    with held(root / ".instar" / "locks" / "registry.lock", "a registration", wait=True):
+    with held(root / ".instar" / "locks" / "registry.lock", what, wait=True):
         yield
 
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 import fcntl
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from tasks.held import held, saying_so
 from tasks.leash import start_keeper
 
 # The keeper gives the command eight seconds, and two more to what that leaves behind.
@@ -53,9 +55,10 @@ class SharedLeash:
             The command's address.
         """
         self._door.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(self._door, fcntl.LOCK_EX):  # nobody else starts one meanwhile
+        with self._at_the_door():  # nobody else starts one meanwhile
             # Waits while the keeper ends a command whose last user has just gone.
-            self._hold = _locked(self._users, fcntl.LOCK_SH)
+            with saying_so(self._former):
+                self._hold = _locked(self._users, fcntl.LOCK_SH)
             try:
                 running = _locked(self._running, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -66,7 +69,7 @@ class SharedLeash:
     def alive(self) -> bool:
         """Whether the command is running."""
         # At the door: a look is a short hold, which one who comes must not take for the command's.
-        with _locked(self._door, fcntl.LOCK_EX):
+        with self._at_the_door():
             return not _free(self._running, fcntl.LOCK_EX)
 
     def address(self) -> str | None:
@@ -82,6 +85,15 @@ class SharedLeash:
         deadline = time.monotonic() + _LONGEST_END
         while self.alive() and not self._others() and time.monotonic() < deadline:
             time.sleep(0.05)
+
+    def _at_the_door(self) -> AbstractContextManager[None]:
+        return held(self._door, f"the start of what runs in {self._door.parent}", wait=True)
+
+    def _former(self) -> str:
+        return (
+            f"what ran in {self._users.parent} until now: its last user has just gone, and it is "
+            f"being ended (lock {self._users}), which takes {_LONGEST_END:.0f} seconds at most."
+        )
 
     def _start(self, launch: Launch, running: IO[str]) -> str:
         self._note.write_text(launch.address, encoding="utf-8")

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from tasks.dvc_locks import dvc_holders
 from tasks.errors import TaskError
-from tasks.held import HeldError, held
+from tasks.held import HeldError, held, saying_so
 from tasks.lineage import git, require_git
 from tasks.remote import default_remote, dvc_settings, write_dvc_settings
 from tasks.runner import run_dvc
@@ -51,10 +51,11 @@ def locked(root: Path | str, wait: bool = False, what: str = "run") -> Iterator[
             stack.enter_context(held(root / ".instar" / "lock", what, wait))
         except HeldError as other:
             raise BusyError(_busy(root, str(other))) from None
-        while holders := dvc_holders(root):  # somebody typed `dvc repro`
-            if not wait:
-                raise BusyError(_busy(root, ", ".join(holders)))
-            time.sleep(1.0)
+        if not wait and (holders := dvc_holders(root)):  # somebody typed `dvc repro`
+            raise BusyError(_busy(root, ", ".join(holders)))
+        with saying_so(lambda: _for_dvc(root, what)):
+            while wait and dvc_holders(root):
+                time.sleep(0.2)
         yield root
 
 
@@ -147,6 +148,13 @@ def _remove(root: Path, place: Path) -> None:
     shutil.rmtree(place, ignore_errors=True)
     git(root, "worktree", "prune", check=False)
     sign_of_life(place).unlink(missing_ok=True)
+
+
+def _for_dvc(root: Path, what: str) -> str:
+    return (
+        f"{', '.join(dvc_holders(root)) or 'a DVC command'}: its stages run in {root.resolve()}, "
+        f"which {what} needs. This goes on by itself once they have ended; press Ctrl-C to stop."
+    )
 
 
 def _busy(root: Path, who: str) -> str:

@@ -32,6 +32,7 @@ FRAME = {
     "tasks/suitability.py",
     "tasks/understood.py",
     "data/outlook.py",
+    "tasks/unattended.py",
     "data/errors.py",
     "models/errors.py",
 }

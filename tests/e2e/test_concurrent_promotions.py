@@ -59,7 +59,7 @@ def test_of_eight_promotions_from_two_checkouts_exactly_one_wins(tmp_path, empty
         held = [str(one.version) for one in stages if one.current_stage == "Production"]
         assert held == [winner]
         for root in (first, second):
-            with registry.one_at_a_time(root):
+            with registry.one_at_a_time(root, "a test"):
                 mend(connect(server.address), "tiny", root)
             champions = [line["version"] for line in promotions(root) if line["to"] == "champion"]
             assert champions == ["1", winner], "both logs know the one who won"
