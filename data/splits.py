@@ -39,9 +39,9 @@ def held_out(count: int, fraction: float) -> int:
     return min(max(1, round(fraction * count)), count - 1)
 
 
-def labels_drawn(fraction: float, images: int, labelled: int) -> int:
-    """How many labels a draw of this share of all images has."""
-    return min(round(fraction * images), labelled)
+def drawn_labels(fraction: float, rows: int, labelled: int) -> int:
+    """How many labels `draw_labels` draws where so many of the rows have one."""
+    return min(round(fraction * rows), labelled)
 
 
 def draw_labels(
@@ -72,7 +72,7 @@ def draw_labels(
     known, counts = np.unique(labels[labels >= 0], return_counts=True)
     if not len(known):
         raise DataError("none of the training images has a label; label some of them.")
-    wanted = labels_drawn(fraction, len(labels), int(counts.sum()))
+    wanted = drawn_labels(fraction, len(labels), int(counts.sum()))
     if wanted < len(known):
         raise DataError(
             f"{setting} {fraction:g} of {len(labels)} images is {wanted} labels for "
@@ -99,7 +99,7 @@ def _shares(counts: np.ndarray, total: int) -> np.ndarray:
     return shares
 
 
-def smallest_fraction(classes: int, rows: int) -> float:
-    """The smallest fraction, to four significant digits, that gives a label to every class."""
-    scale = 10.0 ** (np.floor(np.log10(classes / rows)) - 3)
-    return float(f"{np.ceil(classes / rows / scale) * scale:.10g}")
+def smallest_fraction(labels: int, rows: int, digits: int = 4) -> float:
+    """The smallest fraction of the rows, of so many significant digits, that is so many labels."""
+    scale = 10.0 ** (np.floor(np.log10(labels / rows)) + 1 - digits)
+    return float(f"{np.ceil(labels / rows / scale) * scale:.10g}")

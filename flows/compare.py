@@ -29,6 +29,7 @@ from tasks.comparison import (
 )
 from tasks.comparison_record import record
 from tasks.errors import TaskError, explain
+from tasks.fitness import require_fitting_here
 from tasks.held import held
 from tasks.leaderboard import Standing, leaderboard, repeated, rows, verdict
 from tasks.lineage import require_git
@@ -36,6 +37,7 @@ from tasks.params import load_params
 from tasks.remote import restore
 from tasks.runner import STAGES, run_stage
 from tasks.tracking import run_page, tracking_uri_of
+from tasks.understood import read_understood
 from tasks.workspace import isolated
 
 
@@ -84,9 +86,12 @@ def compare(
     """
     home = Path(root).resolve()
     cells = grid(vary, seeds, settings, known_presets(home))
-    results = []
+    results: list[CellResult] = []
     with sign_of_life(home) as folder:
         for result in _computed(home, name, cells, folder, at_once):
+            # Cells that share their data say it once.
+            for line in () if any(result.data == r.data for r in results) else result.data:
+                get_run_logger().info("%s", line)
             results.append(result)
             get_run_logger().info("%d of %d: %s", len(results), len(cells), in_words(result))
             for note in result.notes:
@@ -152,6 +157,7 @@ def run_cell(home: str, run_id: str, cell: Cell, folder: str, quiet: bool = Fals
         change_settings(place, cell.assignments, cell.presets)
         find_data_at_home(place, Path(home))
         restore(load_params(place / "params.yaml").data.path, place)
+        require_fitting_here(place)
         outcomes = [run_stage(stage, place) for stage in STAGES]
         with held(place / ".instar" / "locks" / "dvc-exp.lock", "save", wait=True):
             complaint = save_experiment(place, cell.name)
@@ -163,6 +169,7 @@ def run_cell(home: str, run_id: str, cell: Cell, folder: str, quiet: bool = Fals
             keep_evidence(place, Path(folder)),
             None if complaint else cell.name,
             (f"not saved as a DVC experiment: {complaint}",) if complaint else (),
+            tuple(read_understood(place)),
         )
 
 

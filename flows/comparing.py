@@ -11,15 +11,18 @@ from typing import Any
 import psutil
 from rich.console import Console
 
+from data.census import count_listed
+from data.errors import DataError
 from flows.servers import PrefectServer
 from flows.settings import change_settings, known_presets
 from flows.steps import find_data_at_home, new_run_id, require_project
 from flows.tables import Column, open_console, show_table
 from tasks.comparison import METHOD, Cell, fitting_at_once, grid
 from tasks.errors import TaskError
+from tasks.fitness import at, require_fitting
 from tasks.lineage import git
 from tasks.params import Params, load_params
-from tasks.remote import fetch
+from tasks.remote import fetch, restore
 from tasks.workspace import isolated
 
 
@@ -88,7 +91,7 @@ def _require_valid(root: Path, name: str, cells: Sequence[Cell]) -> list[Params]
     """The settings of every cell; HEAD's results are fetched by the way.
 
     Raises:
-        TaskError: Those of one are not valid.
+        TaskError: Those of one are not valid, or those of none fit the data.
     """
     found = []
     with isolated(root, f"{name}-check") as place:
@@ -99,7 +102,22 @@ def _require_valid(root: Path, name: str, cells: Sequence[Cell]) -> list[Params]
             find_data_at_home(place, root)
             (place / "params.yaml").write_bytes(pristine)
         fetch(place)
+        _require_one_that_fits(place, found)
     return found
+
+
+def _require_one_that_fits(place: Path, params: Sequence[Params]) -> None:
+    """Refuse a comparison of which no cell can be computed; one that cannot fails by itself."""
+    problem: TaskError | DataError | None = None
+    for one in params:
+        try:
+            restore(one.data.path, place)
+            require_fitting(one, count_listed(at(place, one.data)))
+            return
+        except (TaskError, DataError) as error:
+            problem = problem or error
+    if problem is not None:
+        raise problem
 
 
 def _run_flow(run: Any, server: PrefectServer, console: Console) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from rich.console import Console
 from flows.dead_runs import mark_dead_runs
 from flows.servers import PREFECT_PORT, PrefectServer, start_mlflow_ui, wait_for
 from flows.settings import change_settings
-from flows.steps import Retraining, new_run_id, require_project
+from flows.steps import Retraining, new_run_id, require_ready
 from flows.tables import open_console
 from tasks.errors import TaskError
 from tasks.places import require_place
@@ -41,7 +41,7 @@ def run_here(
     with locked(root, wait=wait, what="instar run"):
         for change in change_settings(root, assignments, presets):
             console.print(change, highlight=False, markup=False)
-        require_project(root)
+        require_ready(root)
         require_merged(root)
         run_id = new_run_id()
         console.print(f"[bold]Run {run_id}[/]", highlight=False)

@@ -22,7 +22,7 @@ from flows.dead_runs import mark_dead_runs
 from flows.model_limit import one_of_the_model
 from flows.run_page import show_on_page
 from flows.settings import change_settings
-from flows.steps import Retraining, new_run_id, require_project
+from flows.steps import Retraining, new_run_id, require_project, require_ready
 from tasks.data_revision import use_data_of
 from tasks.errors import ServerAwayError, TaskError
 from tasks.project_files import require_merged
@@ -89,12 +89,14 @@ def retrain(
         if assignments or data_revision or take_data:
             raise TaskError("a run in the checkout is varied by `instar set`, not by parameters.")
         require_merged(home)
-        with locked(home, wait=True), Retraining(home, home, run_id, tell) as run:
-            result = conduct(run, stage_hours)
+        with locked(home, wait=True):
+            require_ready(home)
+            with Retraining(home, home, run_id, tell) as run:
+                result = conduct(run, stage_hours)
     else:
         with one_of_the_model(home), isolated_workspace(home, run_id) as place:
             _vary(place, home, data_revision, take_data, assignments, tell)
-            require_project(place)
+            require_ready(place)
             former = None if force else _repeated(place, home)
             if former is not None:
                 return _skipped(former)

@@ -13,7 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data.census import count_packed
+from data.store import PackedStore
 from tasks.errors import TaskError
+from tasks.fitness import require_fitting, require_fitting_here
 from tasks.lineage import (
     edited,
     git,
@@ -31,7 +34,6 @@ from tasks.raw_data import require_hashable
 from tasks.remote import fetch, push, require_dvc, restore
 from tasks.repetition import source_key
 from tasks.runner import StageOutcome, at_terminal, log_of, run_stage, started
-from tasks.suitability import require_suitable_project
 from tasks.tracking import shown, tracking_uri_of
 from tasks.understood import read_understood
 
@@ -53,6 +55,19 @@ def require_project(root: Path) -> None:
     require_dvc(root)
     params = load_params(root / "params.yaml")
     require_hashable(root / params.data.path)
+
+
+def require_ready(root: Path) -> None:
+    """Refuse, besides what `require_project` refuses, settings that do not fit the data.
+
+    Data that are still to be fetched are looked at when they are there.
+
+    Raises:
+        TaskError: Says all that does not fit, and values that do.
+        DataError: The data cannot be used at all.
+    """
+    require_project(root)
+    require_fitting_here(root)
 
 
 def new_run_id() -> str:
@@ -128,13 +143,17 @@ class Retraining:
         """Get what the DVC remote has; without it the run only computes more.
 
         Raises:
-            TaskError: The raw data are tracked, but nowhere to be had.
+            TaskError: The raw data are tracked, but nowhere to be had; or the settings do not fit
+                them.
         """
         if not self._fetched:
             said = fetch(self.root)
             if said != "fetched":
                 self._tell(f"fetch: {said}")
-            restore(load_params(self.root / "params.yaml").data.path, self.root)
+            path = load_params(self.root / "params.yaml").data.path
+            if not (self.root / path).exists():
+                restore(path, self.root)
+                require_fitting_here(self.root)
             self._fetched = True
 
     def stage(self, name: str) -> StageOutcome:
@@ -146,8 +165,6 @@ class Retraining:
         if name in self._outcomes:
             return self._outcomes[name]
         assert self._publisher is not None, "steps run inside `with Retraining(...)`"
-        if name == "prepare":
-            require_suitable_project(self.root)
         inputs = stage_inputs(name, self.root)
         key = key_of(inputs)
         self._publisher.stage(name, key, "running")
@@ -162,10 +179,8 @@ class Retraining:
         self._outcomes[name], self._inputs[name] = outcome, inputs
         done = "cached" if outcome.status == "cached" else _duration(outcome.seconds)
         self._tell(f"{name}: {done}")
-        # A stage that ran at a terminal has said so itself.
-        if name == "prepare" and (outcome.status == "cached" or not at_terminal()):
-            for line in read_understood(self.root):
-                self._tell(f"{name}: {line}")
+        if name == "prepare":
+            self._tell_data(outcome)
         return outcome
 
     def push(self) -> None:
@@ -253,6 +268,16 @@ class Retraining:
             # A worktree is gone by the time anyone reads this; MLflow keeps its report.
             "report": str(report) if self.root == self.home else None,
         }
+
+    def _tell_data(self, outcome: StageOutcome) -> None:
+        """Say what `prepare` understood; refuse settings that do not fit what it left."""
+        # A stage that ran at a terminal has said so itself.
+        if outcome.status == "cached" or not at_terminal():
+            for line in read_understood(self.root):
+                self._tell(f"prepare: {line}")
+        store = PackedStore.open(self.root / "artifacts" / "prepare" / "store")
+        params = load_params(self.root / "params.yaml")
+        require_fitting(params, count_packed(store), rehearsed=True)
 
     def _show_sign_of_life(self, stage: str, line: str) -> None:
         """Where no progress bar shows, tell once where to look instead."""

@@ -54,7 +54,8 @@ class TimmNetwork(nn.Module):
                 return images
             raise ModelError(
                 f"this timm encoder takes images of {self.built_for} pixels only, not of {size}; "
-                "set augmentation.view_size to null"
+                "set augmentation.view_size to null",
+                {"pretrain.augmentation.view_size": None},
             )
         padding = max(0, self.side - size)
         # Zero is the mean colour here, after normalisation.

@@ -32,7 +32,8 @@ def require_vit(encoder: Encoder, method: str) -> Any:
         raise ModelError(
             f"{method} hides tokens of a plain ViT from it; set pretrain.encoder.name to test_vit "
             "or another vit_* of timm, with a small patch_size, or choose the method simmim, "
-            "which suits CNNs"
+            "which suits CNNs",
+            {"pretrain.encoder.name": "test_vit"},
         )
     _require_grid(-(-encoder.size // patch_side(encoder)), encoder.size)
     return _vit(encoder)
@@ -213,8 +214,9 @@ def _vit(encoder: Encoder) -> Any:
 
 def _require_grid(patches: int, pixels: int) -> None:
     if patches < SMALLEST_GRID:
+        largest = max(1, pixels // SMALLEST_GRID)
         raise ModelError(
             f"{pixels} pixels make {patches} patches a side, too few to hide some; set "
-            f"pretrain.encoder.patch_size to {max(1, pixels // SMALLEST_GRID)} or less, or a "
-            "larger view_size"
+            f"pretrain.encoder.patch_size to {largest} or less, or a larger view_size",
+            {"pretrain.encoder.patch_size": largest},
         )

@@ -57,6 +57,7 @@ class CellResult:
         evidence: Folder with its metrics.json and predictions.parquet.
         experiment: Its DVC experiment; None where DVC could not save it.
         notes: What whoever watches should know.
+        data: What `prepare` understood of the data, line by line.
     """
 
     cell: Cell
@@ -66,6 +67,7 @@ class CellResult:
     evidence: Path | None = None
     experiment: str | None = None
     notes: tuple[str, ...] = ()
+    data: tuple[str, ...] = ()
 
 
 def grid(

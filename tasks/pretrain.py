@@ -14,12 +14,11 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from data.census import count_packed
 from data.datamodule import ViewsDataModule
-from data.outlook import Outlook
 from data.params import AugmentationParams
 from data.shards import images_within
 from data.splits import draw_labels
@@ -37,10 +36,10 @@ from models.randomness import seeded
 from models.tensors import to_float
 from models.weights import save_weights
 from tasks.checkpoints import EpochCheckpoints, WholeFiles, epochs_done, newest_checkpoint
+from tasks.fitness import require_fitting
 from tasks.params import PretrainParams
 from tasks.picture_rows import write_rows
 from tasks.stage import ARTIFACTS, Stage, stage
-from tasks.suitability import require_suitable
 
 # Images on which health is measured: enough for a stable rank, cheap each epoch, whatever their
 # size.
@@ -56,8 +55,7 @@ def pretrain(run: Stage) -> None:
     store = PackedStore.open(ARTIFACTS / "prepare" / "store")
     shape = {name: store.manifest[name] for name in ("channels", "size", "mean", "std")}
     rows = store.rows("train")
-    counts = np.bincount(store.labels(rows) + 1, minlength=len(store.classes) + 1)[1:]
-    require_suitable(run.params, Outlook(len(rows), counts.tolist()))
+    require_fitting(run.params, count_packed(store))
     encoder = build_encoder(params.encoder, **shape, seed=params.seed)
     method = build_method(params.method, encoder, seed=params.seed)
     method.expect(len(rows))

@@ -22,6 +22,14 @@ class Sample(NamedTuple):
     """The pixels, or what reads the encoded file (called in a decoding thread)."""
 
 
+class Counts(NamedTuple):
+    """How many training images a source has, before any of them is decoded."""
+
+    per_class: tuple[int, ...]
+    """Labelled ones, in the order of the source's `classes`."""
+    unlabelled: int
+
+
 class Source(Protocol):
     """A set of images that is read once, in a fixed order."""
 
@@ -30,6 +38,7 @@ class Source(Protocol):
     """Number of samples."""
     test_from: str | None
     """Where its test set comes from, for a reader; None: it brings none, and one is split off."""
+    counts: Counts
     passed_over: Mapping[str, int]
     """How many files of it are no samples, by what they are."""
     notes: Sequence[str]

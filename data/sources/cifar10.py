@@ -12,7 +12,7 @@ import numpy as np
 
 from data.errors import DataError
 from data.params import DataParams
-from data.sources import Sample, Split, fetching
+from data.sources import Counts, Sample, Split, fetching
 
 NAME = "cifar10"
 FILE = "cifar-10-binary.tar.gz"
@@ -20,6 +20,7 @@ URL = f"https://www.cs.toronto.edu/~kriz/{FILE}"
 CLASSES = [
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 ]  # fmt: skip
+COUNTS = Counts((5_000,) * len(CLASSES), unlabelled=0)
 MEMBERS: dict[Split, list[str]] = {
     "test": ["test_batch.bin"],
     "train": [f"data_batch_{number}.bin" for number in range(1, 6)],
@@ -33,6 +34,7 @@ class Cifar10:
     classes = CLASSES
     total = 60_000
     test_from: str | None = "the data set's own"
+    counts = COUNTS
     passed_over: Mapping[str, int] = MappingProxyType({})
     notes: Sequence[str] = ()
 

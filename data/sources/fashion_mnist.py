@@ -15,7 +15,7 @@ import numpy as np
 
 from data.errors import DataError
 from data.params import DataParams
-from data.sources import Sample, Split, fetching
+from data.sources import Counts, Sample, Split, fetching
 
 NAME = "fashion-mnist"
 DEBIAN_PACKAGE = "dataset-fashion-mnist"
@@ -28,6 +28,7 @@ FILES: dict[Split, tuple[str, str, int]] = {
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte", 10_000),
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", 60_000),
 }
+COUNTS = Counts((6_000,) * len(CLASSES), unlabelled=0)
 IMAGES_HEADER, LABELS_HEADER, PIXELS = 16, 8, 28 * 28
 
 
@@ -41,6 +42,7 @@ class FashionMnist:
     classes = CLASSES
     total = sum(count for _, _, count in FILES.values())
     test_from: str | None = "the data set's own"
+    counts = COUNTS
     passed_over: Mapping[str, int] = MappingProxyType({})
     notes: Sequence[str] = ()
 

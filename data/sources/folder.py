@@ -16,7 +16,7 @@ from data.errors import DataError
 from data.naming import escaped, unescaped
 from data.params import DataParams
 from data.reading import EXTENSIONS
-from data.sources import Sample, Split
+from data.sources import Counts, Sample, Split
 from data.sources.containers import Member, named_as_image, open_container
 from data.sources.finding import find_images, whole
 from data.sources.layout import Layout, look, notes_on, read_layout
@@ -50,22 +50,22 @@ class Folder:
             has_test = any(image.split == "test" for image in self._images)
             self.test_from = layout.test_from if has_test else None
             self._require_classes(labels)
+            self.counts = Counts(
+                tuple(labels[name] for name in self.classes),
+                sum(image.split == "unlabelled" for image in self._images),
+            )
         except BaseException:
             self._container.close()
             raise
         self.total = len(self._images)
         self.passed_over: Mapping[str, int] = passed_over
 
-    def placed(self) -> Iterator[tuple[Split, int | None]]:
-        """Split and label of each sample, nothing read."""
-        positions = {name: position for position, name in enumerate(self.classes)}
-        for image in self._images:
-            yield image.split, None if image.label is None else positions[image.label]
-
     def samples(self) -> Iterator[Sample]:
         """See `Source.samples`."""
-        for image, (split, label) in zip(self._images, self.placed(), strict=True):
-            yield Sample(image.name, split, label, image.read)
+        positions = {name: position for position, name in enumerate(self.classes)}
+        for image in self._images:
+            label = None if image.label is None else positions[image.label]
+            yield Sample(image.name, image.split, label, image.read)
 
     def close(self) -> None:
         """Close the archive, if it is one."""

@@ -22,7 +22,7 @@ from data.errors import DataError
 from data.naming import escaped
 from data.params import DataParams
 from data.reading import BYTES_LIMIT
-from data.sources import Sample, Split
+from data.sources import Counts, Sample, Split
 from data.sources.containers import INFLATED_IN_PARTS, require_file
 
 LABELLED, UNLABELLED = ("train", "test", "val"), ("unlabelled", "unlabeled")
@@ -63,13 +63,10 @@ class Npz:
         )
         self.notes: Sequence[str] = ()
         self.classes, self._labels = self._read_labels(members)
-
-    def placed(self) -> Iterator[tuple[Split, int | None]]:
-        """Split and label of each sample, no image read."""
-        for part, split in self._splits.items():
-            labels = self._labels.get(part)
-            for number in range(self._counts[part]):
-                yield split, None if labels is None else int(labels[number])
+        learned = [self._labels[p] for p, s in self._splits.items() if s == "train"]
+        labelled = np.bincount(np.concatenate(learned), minlength=len(self.classes))
+        unlabelled = sum(self._counts[p] for p, s in self._splits.items() if s == "unlabelled")
+        self.counts = Counts(tuple(labelled.tolist()), unlabelled)
 
     def samples(self) -> Iterator[Sample]:
         """See `Source.samples`."""

@@ -66,25 +66,30 @@ def set_(
 
 @app.command(epilog="Example:  instar check")
 def check(as_json: JsonFlag = False) -> None:
-    """Validate params.yaml and say what would run."""
+    """Validate params.yaml and say what would run.
+
+    Settings that do not fit the data are refused, all in one message with values that do.
+    """
     from flows.cron import require_planned
     from flows.steps import require_project
+    from tasks.fitness import require_fitting_here
     from tasks.lineage import untracked_code
     from tasks.params import load_params
     from tasks.presence import require_presence
     from tasks.project_files import require_merged
     from tasks.runner import planned_stages
-    from tasks.suitability import require_suitable_project
     from tasks.workspace import locked
 
     root = Path.cwd()
     require_project(root)
     require_merged(root)
-    require_suitable_project(root)
     require_presence(load_params(root / "params.yaml"), root)
     require_planned(root)
+    fits = require_fitting_here(root)
     if not as_json:
         print("params.yaml is valid.", flush=True)
+        if not fits:
+            print("The data are still to be fetched: whether the settings fit them is not known.")
     untracked = untracked_code(root)
     # DVC plans nothing beside a stage that runs; and a run that starts now must find DVC free.
     with locked(root, what="instar check"):

@@ -89,7 +89,8 @@ def require_layers(wanted: int, depth: int) -> None:
     """Raise ModelError unless the encoder has so many layers."""
     if wanted > depth:
         raise ModelError(
-            f"this encoder has {depth} layers, not {wanted}; lower pretrain.method.top_layers"
+            f"this encoder has {depth} layers, not {wanted}; lower pretrain.method.top_layers",
+            {"pretrain.method.top_layers": depth},
         )
 
 

@@ -48,7 +48,9 @@ class MAE(Method):
         self.side = patch_side(encoder)
         if self.side == 1:
             raise ModelError(
-                "mae brings each patch to deviation 1; set pretrain.encoder.patch_size to 2 or more"
+                "mae brings each patch to deviation 1; set pretrain.encoder.patch_size to 2 or "
+                "more",
+                {"pretrain.encoder.patch_size": 2},
             )
         self.mask_token = nn.Parameter(torch.randn(dim) * 0.02)
         self.narrow = nn.Linear(vit.embed_dim, dim)

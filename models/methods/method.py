@@ -96,7 +96,8 @@ def require_crops(encoder: Encoder, params: MultiCropSettings) -> None:
     if params.local_views and not encoder.takes(params.local_size):
         raise ModelError(
             "this encoder takes no small crops; set pretrain.method.local_views to 0 "
-            "or take a CNN or a plain ViT"
+            "or take a CNN or a plain ViT",
+            {"pretrain.method.local_views": 0},
         )
 
 

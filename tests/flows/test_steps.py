@@ -2,6 +2,7 @@
 
 import shutil
 
+import numpy as np
 import pytest
 
 from flows.steps import Retraining
@@ -83,11 +84,13 @@ def test_data_that_dvc_tracks_are_put_in_their_place(run):
     (run.root / "params.yaml").write_text(settings)
     data = run.root / "raw" / "images.npz"
     data.parent.mkdir()
-    data.write_text("pixels")
+    images = np.zeros((600, 8, 8), np.uint8)
+    np.savez(data, train_images=images, train_labels=np.arange(600) % 2)
+    content = data.read_bytes()
     assert run_dvc(["add", "raw"], run.root).returncode == 0
     shutil.rmtree(data.parent)
     run.fetch()
-    assert data.read_text() == "pixels"
+    assert data.read_bytes() == content
 
 
 def test_tracked_data_that_are_nowhere_are_told_with_the_remedy(run):
