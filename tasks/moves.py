@@ -8,28 +8,21 @@ given name succeeds for one of them only, and its name is free again once it is 
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import time
-import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks import promotion_log, standing
+from tasks import by_hand, promotion_log, standing
 from tasks.errors import TaskError
-from tasks.held import saying_so
+from tasks.other_checkouts import alone, mark_of
 from tasks.standing import STAGES, Place
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-# How long the mark of another checkout that began a move must stand before it counts as dead: a
-# move takes a second.
-PATIENCE_SECONDS = 30.0
 # The tags in which a move leaves its traces, for those who have another checkout's log.
 MOVED = ("moved_to", "moved_by", "moved_at", "moved_why")
 # MLflow's limit of a version's tag, with room to spare.
@@ -102,7 +95,7 @@ def carry_out(
         OvertakenError: Another version has become champion since.
     """
     mend(client, move.name, root)
-    with _alone(client, move.name, move.who, root):
+    with alone(client, move.name, move.who, root):
         former = standing.standing(client, move.name)
         if over != WHOEVER and former.get("champion") != over:
             raise OvertakenError(_winner(client, move, former.get("champion")))
@@ -114,26 +107,33 @@ def carry_out(
 
 
 def mend(client: MlflowClient, name: str, root: str | Path) -> None:
-    """Completes a move that broke off, and logs what was moved behind the log's back.
+    """Completes a move that broke off; logs, and says, what was moved behind the log's back.
 
     Nothing is done to a model whose champion the log knows and MLflow has lost.
     """
     promotion_log.restore(root)
     intent = _pending(root)
     if intent is not None:
-        with _alone(client, intent.move.name, intent.move.who, root):
+        with alone(client, intent.move.name, intent.move.who, root):
             _take_up(client, intent, root)
-    elif _mark(root).exists():
+    elif mark_of(root).exists():
         # A process was killed before it had written down what it wanted, or after all was done.
-        with _alone(client, _mark(root).read_text(encoding="utf-8"), "", root):
+        with alone(client, mark_of(root).read_text(encoding="utf-8"), "", root):
             pass
     logged = promotion_log.stood(promotion_log.promotions(root), name)
     held = standing.standing(client, name)
+    said = by_hand.differences(client, name, root)
     if "champion" in logged and "champion" not in held:
+        by_hand.say(said)
         return
+    removed = _removed_by_hand(client, name, logged, held)
     if not standing.settled(client, name):
-        with _alone(client, name, "", root):
+        with alone(client, name, "", root):
+            said += by_hand.set_back(client, name, root)
             standing.settle(client, name)
+    by_hand.say(said)
+    if removed is not None:
+        _log_by_hand(client, removed, logged, root)
     _log_strangers(client, name, root)
     promotion_log.mirror(root)
 
@@ -170,7 +170,7 @@ def _complete(client: MlflowClient, intent: _Intent, root: str | Path) -> None:
 
 def _take_up(client: MlflowClient, intent: _Intent, root: str | Path) -> None:
     move = intent.move
-    if not _knows(client, move):
+    if not _knows(client, move.version, move.name):
         # Lost with MLflow's database: what the log has comes back by `instar sync --all`.
         _file(root).unlink(missing_ok=True)
         return
@@ -188,10 +188,9 @@ def _take_up(client: MlflowClient, intent: _Intent, root: str | Path) -> None:
         _file(root).unlink(missing_ok=True)
 
 
-def _knows(client: MlflowClient, move: Move) -> bool:
-    return bool(
-        client.search_model_versions(f"name = '{move.name}' and version_number = {move.version}")
-    )
+def _knows(client: MlflowClient, version: str, name: str) -> bool:
+    wanted = f"name = '{name}' and version_number = {version}"
+    return bool(client.search_model_versions(wanted))
 
 
 def _undone(held: Mapping[Place, str], intent: _Intent) -> bool:
@@ -254,15 +253,48 @@ def _log_strangers(client: MlflowClient, name: str, root: str | Path) -> None:
         former = promotion_log.stood(promotion_log.promotions(root), name)
         if former.get(place) == version:
             continue
-        tags = client.get_model_version(name, version).tags
-        if tags.get("moved_to") == STAGES[place]:
-            who = tags["moved_by"]
-            why = f"seen in MLflow; moved elsewhere at {tags['moved_at']}: {tags['moved_why']}"
-        else:
-            who, why = "unknown", "seen in MLflow; moved there, not by Instar"
-        move = Move(name, version, place, who, why)
-        known = {at: held for at in standing.PLACES if (held := former.get(at))}
-        promotion_log.append(root, _lines(move, known))
+        tags = by_hand.moved_elsewhere(client, name, version, place, root)
+        if tags is None:
+            why = "seen in MLflow; moved there, not by Instar"
+            move = Move(name, version, place, by_hand.SOMEBODY, why)
+            _log_by_hand(client, move, former, root)
+            continue
+        why = f"seen in MLflow; moved elsewhere at {tags['moved_at']}: {tags['moved_why']}"
+        move = Move(name, version, place, tags["moved_by"], why)
+        promotion_log.append(root, _lines(move, _places(former)))
+
+
+def _removed_by_hand(
+    client: MlflowClient, name: str, logged: Mapping[str, str], held: Mapping[Place, str]
+) -> Move | None:
+    """The challenger of the log whose alias was taken away in MLflow.
+
+    One whose stage is 'None' was made again after a loss of MLflow's database: it waits to be put
+    back where the log says.
+    """
+    version = logged.get("challenger")
+    if version is None or "challenger" in held or version in held.values():
+        return None
+    wanted = f"name = '{name}' and version_number = {version}"
+    if all(found.current_stage == "None" for found in client.search_model_versions(wanted)):
+        return None
+    why = "seen in MLflow; its alias was removed there, not by Instar"
+    return Move(name, version, "archived", by_hand.SOMEBODY, why)
+
+
+def _log_by_hand(
+    client: MlflowClient, move: Move, former: Mapping[str, str], root: str | Path
+) -> None:
+    lines = _lines(move, _places(former))
+    # Tags first: those of the last move by Instar must not pass for this one's.
+    for line in lines:
+        if _knows(client, line["version"], move.name):
+            set_tags(client, move.name, line["version"], traces(line))
+    promotion_log.append(root, lines)
+
+
+def _places(former: Mapping[str, str]) -> dict[Place, str]:
+    return {at: held for at in standing.PLACES if (held := former.get(at))}
 
 
 def _winner(client: MlflowClient, move: Move, champion: str | None) -> str:
@@ -274,89 +306,6 @@ def _winner(client: MlflowClient, move: Move, champion: str | None) -> str:
         f"version {move.version} of {move.name} was not moved: another promotion was faster, and "
         f"version {champion} is now the champion{by}. Decide anew: `instar models {move.name}`."
     )
-
-
-@contextlib.contextmanager
-def _alone(client: MlflowClient, name: str, who: str, root: str | Path) -> Iterator[None]:
-    """Keep other checkouts' moves of the model away."""
-    from mlflow.exceptions import MlflowException
-
-    mark, mine = f"{name}.moving", _checkout(root)
-    _mark(root).write_text(name, encoding="utf-8")
-    with saying_so(lambda: _for_other(client, mark)):
-        _leave_mark(client, mark, mine, who)
-    try:
-        yield
-    finally:
-        # If MLflow went away: the next touch from here takes it away.
-        with contextlib.suppress(MlflowException):
-            client.delete_registered_model(mark)
-            _mark(root).unlink()
-
-
-def _leave_mark(client: MlflowClient, mark: str, mine: str, who: str) -> None:
-    from mlflow.exceptions import MlflowException
-
-    seen, since = ("", 0), time.monotonic()
-    while True:
-        try:
-            client.create_registered_model(mark, tags={"checkout": mine, "by": who})
-            break
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-        holder = _holder(client, mark)
-        if holder[0] == mine:
-            break  # a process of this checkout died with it
-        if holder != seen:
-            seen, since = holder, time.monotonic()
-        elif time.monotonic() - since > PATIENCE_SECONDS:
-            with contextlib.suppress(MlflowException):
-                client.delete_registered_model(mark)
-        time.sleep(0.1)
-
-
-def _for_other(client: MlflowClient, mark: str) -> str:
-    from mlflow.exceptions import MlflowException
-
-    who, since = "somebody", "a moment ago"
-    with contextlib.suppress(MlflowException):
-        found = client.get_registered_model(mark)
-        who = found.tags.get("by") or who
-        began = datetime.fromtimestamp(found.creation_timestamp / 1000).astimezone()
-        since = began.isoformat(timespec="seconds")
-    return (
-        f"a move of {who} from another checkout, started {since}: it holds the registered model "
-        f"{mark} on the MLflow server. This goes on by itself, after {PATIENCE_SECONDS:.0f} "
-        "seconds also if that move broke off."
-    )
-
-
-def _holder(client: MlflowClient, mark: str) -> tuple[str, int]:
-    """Which checkout's mark it is, and from when; empty if it is gone."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        found = client.get_registered_model(mark)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return "", 0
-    return str(found.tags.get("checkout", "")), int(found.creation_timestamp)
-
-
-def _checkout(root: str | Path) -> str:
-    """A name for this checkout that no other one has."""
-    path = promotion_log.home(root).with_name("checkout-id")
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        promotion_log.replace(path, uuid.uuid4().hex)
-    return path.read_text(encoding="utf-8")
-
-
-def _mark(root: str | Path) -> Path:
-    """Tells that this checkout may have left its mark on the server, for which model."""
-    return promotion_log.home(root).with_name("moving")
 
 
 def _pending(root: str | Path) -> _Intent | None:

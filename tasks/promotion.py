@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks import gate, promotion_log, registry, tracking
+from tasks import by_hand, gate, promotion_log, registry, tracking
 from tasks.errors import TaskError
 from tasks.moves import mend
 from tasks.params import load_params
@@ -89,6 +90,9 @@ def promote(
         name, number = version.name, str(version.version)
         champion = standing(client, name).get("champion")
         if place_of(client, name, number) == to and (to != "archived" or _archived(version)):
+            signs = to == "challenger" or (to == "champion" and override)
+            if signs and by_hand.is_unsigned(name, number, root):
+                return _sign(root, version, to, who, reason, uri)
             return Decision(name, number, "unchanged", STAGES[to])
         evidence: dict[str, Any] = {}
         tags: dict[str, str] = {}
@@ -313,6 +317,7 @@ def history(root: str | Path, name: str, at: str | None = None) -> dict[str, Any
         raise TaskError(
             f"the promotion log has no line of {name!r}: `instar models` lists what MLflow has."
         )
+    _say_unlogged(root, name)
     if at is None:
         return {"model": name, "moves": lines}
     begin, end = _window(at)
@@ -321,6 +326,17 @@ def history(root: str | Path, name: str, at: str | None = None) -> dict[str, Any
         for place in ("champion", "challenger")
     }  # fmt: skip
     return {"model": name, "from": begin, "to": end, **stages}
+
+
+def _say_unlogged(root: str | Path, name: str) -> None:
+    """Says where MLflow stands otherwise than the log, if it is there to ask."""
+    uri = tracking.tracking_uri_of(root)
+    file = uri.removeprefix("sqlite:///")
+    if file != uri and not Path(file).exists():
+        return  # MLflow would make an empty one
+    with contextlib.suppress(TaskError), registry.explained(uri) as client:
+        if client.search_registered_models(f"name = '{name}'"):
+            by_hand.say(by_hand.differences(client, name, root))
 
 
 def _place(stage: str) -> Place:
@@ -428,6 +444,20 @@ def _strike(root: Path, name: str, version: str, place: str, who: str, reason: s
     }
     promotion_log.append(root, [line])
     return Decision(name, version, "moved", STAGES["archived"])
+
+
+def _sign(
+    root: Path, version: ModelVersion, to: Place, who: str, reason: str, uri: str
+) -> Decision:
+    """Logs who stands by a move that was made by hand in MLflow."""
+    name, number = version.name, str(version.version)
+    evidence, tags = {}, {}
+    if to == "champion":
+        evidence = {"overridden": "moved by hand in MLflow, without the gate"}
+        tags = {registry.GATE: "overridden", promotion_log.REJECTED: "", WAITING_RUN: ""}
+    why = reason or "moved by hand in MLflow, and kept"
+    registry.move(name, number, to, who, why, evidence, root, uri, tags=tags)
+    return Decision(name, number, "moved", STAGES[to])
 
 
 def _archived(version: ModelVersion) -> bool:

@@ -64,6 +64,13 @@ def set_stage(client: MlflowClient, name: str, version: str, stage: str) -> None
         client.transition_model_version_stage(name, version, stage)
 
 
+def right_stage(held: Mapping[Place, str], version: str, stage: str | None) -> str:
+    """The stage of a version, by who holds the aliases and the stage that it has."""
+    stages = {holder: STAGES[place] for place, holder in held.items()}
+    # 'None' is the stage of a version that never stood anywhere.
+    return stages.get(version, "None" if stage == "None" else STAGES["archived"])
+
+
 def _outstanding(client: MlflowClient, name: str) -> Iterator[Callable[[], object]]:
     """The writes that bring all in step."""
     held = standing(client, name)
@@ -76,10 +83,8 @@ def _outstanding(client: MlflowClient, name: str) -> Iterator[Callable[[], objec
             yield partial(client.delete_registered_model_alias, name, alias)
         elif version is not None and str(aliases.get(alias)) != version:
             yield partial(client.set_registered_model_alias, name, alias, version)
-    stages = {version: STAGES[place] for place, version in held.items()}
     for found in client.search_model_versions(f"name = '{name}'"):
         version, stage = str(found.version), found.current_stage
-        # 'None' is the stage of a version that never stood anywhere.
-        right = stages.get(version, "None" if stage == "None" else STAGES["archived"])
+        right = right_stage(held, version, stage)
         if stage != right:
             yield partial(set_stage, client, name, version, right)

@@ -7,7 +7,8 @@ import signal
 
 import pytest
 
-from tasks import moves, promotion_mirror
+from tasks import other_checkouts, promotion_mirror
+from tasks.by_hand import SOMEBODY
 from tasks.moves import Move, OvertakenError, carry_out, mend
 from tasks.promotion import versions
 from tasks.promotion_log import PROMOTIONS, promotions
@@ -88,7 +89,7 @@ def test_a_decision_against_a_champion_that_has_gone_is_told_who_won(root):
 def test_a_move_waits_for_that_of_another_checkout_and_outlasts_a_dead_one(root, monkeypatch):
     client = connect(uri(root))
     client.create_registered_model("tiny.moving", tags={"checkout": "another", "by": "Bob"})
-    monkeypatch.setattr(moves, "PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr(other_checkouts, "PATIENCE_SECONDS", 1.0)
     carry_out(client, Move("tiny", "2", "champion", "Ada", "better"), root)
     assert state(root) == AFTER
 
@@ -162,7 +163,7 @@ def test_a_move_made_in_mlflows_own_ui_is_logged_and_settled_when_seen(root):
     aliases, stages, logged = state(root)
     assert (aliases["production"], stages["3"], stages["1"]) == ("3", "Production", "Archived")
     assert logged[2:] == [("1", "champion", "archived"), ("3", None, "champion")]
-    assert promotions(root)[-1]["who"] == "unknown"
+    assert promotions(root)[-1]["who"] == SOMEBODY
 
 
 def test_a_lost_champion_is_left_as_it_is(root):
