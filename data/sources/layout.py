@@ -43,7 +43,7 @@ _OCCASION = re.compile(
     r"(19|20)\d\d([-_. ]?(\d\d|w\d\d?|q\d))?([-_. ]?\d\d)?([-_. t]\d.*)?"
     r"|(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*[-_. ]?\d*"
     r"|(batch|session|cam|camera|day|week|month|year|part|page|seq|sequence|run|shot|roll|chunk"
-    r"|shard)[-_. ]?\d+"
+    r"|shard|img|image|dsc|frame|clip|video|series|study|scan|slide|tile|visit)[-_. ]?\d+"
     r"|images?|imgs?|photos?|pictures?|raw|originals?|jpe?gs?|pngs?|crops?|cropped|resized|more"
 )
 # Numbered names that are classes all the same; WordNet's ids among them.
@@ -76,6 +76,8 @@ class Layout(NamedTuple):
 
     def place(self, parts: Parts) -> tuple[Split, str | None] | None:
         """Split and class of an image by the parts of its name; None if it lies in neither."""
+        if is_unlabelled(parts[0]):
+            return "unlabelled", None
         parts = parts[self.depth :]
         if len(parts) < 2 or is_unlabelled(parts[0]):
             return "unlabelled", None
@@ -96,7 +98,7 @@ def read_layout(names: Iterable[Parts]) -> Layout:
     Raises:
         DataError: There are two ways to read it, or a test set without a training set.
     """
-    names = [parts for parts in names if len(parts) > 1]
+    names = [parts for parts in names if len(parts) > 1 and not is_unlabelled(parts[0])]
     depth = _wrapping_depth(names)
     inside = [parts[depth:] for parts in names if len(parts) > depth + 1]
     inside = [parts for parts in inside if not is_unlabelled(parts[0])]
@@ -202,7 +204,9 @@ def _wrapping_depth(names: Sequence[Parts], classes: Collection[str] = ()) -> in
         special = tops & {TRAIN, *HELD_OUT, *classes} or any(map(is_unlabelled, tops))
         below = {parts[depth + 1] for parts in inside if len(parts) > depth + 2}
         direct = any(len(parts) == depth + 2 for parts in inside)
-        if len(tops) != 1 or special or not below or (direct and len(below) == 1):
+        # One class over dates is no wrapping folder over classes.
+        occasions = len(below) > 1 and all(map(_is_occasion, below))
+        if len(tops) != 1 or special or not below or (direct and len(below) == 1) or occasions:
             return depth
         depth += 1
 
@@ -238,7 +242,8 @@ def _find_roles(inside: Sequence[Parts]) -> dict[str, Role]:
     sure = TRAIN in tops or (
         any(folders[top] for top in trains) and (held_out or tops == {*trains})
     )
-    if not sure and held_out:
+    apart = {named[top][1] for top in trains} & {named[top][1] for top in held_out}
+    if not sure and apart:
         raise DataError(
             f"data.path: the folders {_listed(named)} are splits by their names, but hold images "
             "and no class folders: move the images to train/<class>/ and test/<class>/, or rename "
@@ -252,12 +257,12 @@ def _find_roles(inside: Sequence[Parts]) -> dict[str, Role]:
         role, rest = named.get(top, (None, ()))
         if role and rest == named[main][1] and role not in roles.values():
             roles[top] = role
-        elif folders[top] & folders[main]:
+        elif folders[top] & folders[main] or (role and folders[top]):
             raise DataError(
-                f"data.path: {escaped(top)}/ holds folders of the same names as {escaped(main)}/ "
-                f"({_listed(folders[top] & folders[main])}), and its name does not say which split "
-                "it is, or says one that another folder is: rename it to train/, val/ or test/, "
-                "merge it with one of these, or move it out of the data."
+                f"data.path: {escaped(top)}/ holds class folders ({_listed(folders[top])}) as "
+                f"{escaped(main)}/ does, and its name does not say which split it is, or says one "
+                "that another folder is: rename it to train/, val/ or test/, merge it with one of "
+                "these, or move it out of the data."
             )
     return roles
 

@@ -83,6 +83,8 @@ def said(path):
         ["train/cat/cam1", "train/cat/cam2", "train/dog/cam1"],
         ["cat/P001", "cat/P002", "dog/P003", "dog/P004"],
         ["cat/IMG_0001", "cat/IMG_0002", "dog"],
+        ["cat/P001/IMG_1", "cat/P002/IMG_2", "dog/P044/IMG_1"],
+        ["set/cat", "set/dog", "unlabelled/any/depth"],
         ["Train/cat", "Train/dog"],
         ["cat", "dog", "cat/@eaDir/0.png", "@eaDir/x", "dog/#recycle", "@Recycle/cat"],
         ["cat", "dog", "$RECYCLE.BIN/S-1-5", "System Volume Information", "cat/lost+found"],
@@ -161,6 +163,10 @@ def test_where_all_three_are_there_val_is_training_data(put):
         ["train/a", "train/b", "more/a"],
         ["train_1/a", "train_1/b", "train_2/a", "train_2/b", "test/a"],
         ["train/a", "train/b", "test/a", "Test/b"],
+        ["Train/a", "Train/c", "train/b", "train/d", "test/a"],
+        ["train_1/a", "train_1/b", "train_2/c", "test/a"],
+        ["train/train/a", "train/train/b", "train/test/a", "train/test/b"],
+        ["data/Train/a", "data/Train/b", "more/Test/a", "more/Test/b"],
         ["A/a", "A/b", "B/a", "B/b"],
         ["A/a", "A/b", "B/b", "B/c"],
         ["A/0", "A/1", "B/0", "B/1"],
@@ -191,9 +197,21 @@ def test_a_split_without_class_folders_is_refused(put, flat):
     assert "unlabelled/" in said(put([*folders, flat]))
 
 
-@pytest.mark.parametrize("folders", [["Training", "Resting"], ["validation", "approval"]])
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ["Training", "Resting"],
+        ["crash_test", "steam_train"],
+        ["2019", "2020"],
+        ["freight train", "car"],
+    ],
+)
 def test_a_class_may_be_called_as_a_split_is(put, folders):
     assert {name for _, name in understood(put(folders))} == set(folders)
+
+
+def test_dates_are_no_classes_of_the_one_folder_around_them(put):
+    assert "only the class 'pets'" in said(put(["pets/2024-01", "pets/2024-02"]))
 
 
 def linked(put, tmp_path, links):
