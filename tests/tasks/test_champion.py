@@ -134,7 +134,8 @@ def test_a_champion_that_abstains_is_scored_by_its_best_class(pictures, abstains
     write_artifacts(pictures, seed=1)
     store, _ = prepare(pictures)
     sure = served(pictures).predict(store.gather(np.arange(len(store))))["confidence"]
-    contend(pictures, 1, 0.9, {"threshold": None if abstains == "from all" else sure.median()})
+    threshold = None if abstains == "from all" else float(sure.median())
+    contend(pictures, 1, 0.9, {"threshold": threshold})
     right = recognised(pictures)
     settings(pictures, seed=1)
     verdict = contend(pictures, 2, 1.0)
@@ -151,13 +152,13 @@ def test_classes_of_any_name_and_spelling_are_known_again(project, monkeypatch):
     for name in decomposed:
         photograph(project, name, range(8))
     settings(project, source="folder", path="pics", size=16, channels=1, test_fraction=0.5)
-    contend(project, 1, 0.5, {"threshold": None})
+    assert contend(project, 1, 0.9, {"threshold": None}).promoted
     right = recognised(project)
     monkeypatch.setattr(conftest, "CLASSES", composed)
     (project / "pics" / decomposed[6]).rename(project / "pics" / composed[6])
     verdict = contend(project, 2, 1.0)
     right = right(*prepare(project))
-    assert right[prepare(project)[1].labels == 6].any()
+    assert 0 < right.sum() < len(right)
     assert verdict.gain.mean == pytest.approx(1 - right.mean())
     assert verdict.promoted, verdict.reasons
 
