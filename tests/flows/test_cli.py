@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from flows import cli
 from tasks.errors import TaskError
 from tests.tasks.conftest import PARAMS
-from tests.tasks.toy_project import git, make_toy_project
+from tests.tasks.toy_project import git, make_toy_project, write_images
 
 HERE = Path(__file__).resolve().parents[2]
 COMMANDS = (
@@ -147,6 +147,7 @@ def test_check_beside_a_run_says_who_holds_the_checkout(monkeypatch, capfd, tmp_
 
     project = make_toy_project(tmp_path / "project")
     (project / "params.yaml").write_text(PARAMS.replace("data/raw/images.npz", "input.txt"))
+    write_images(project / "input.txt")
     monkeypatch.chdir(project)
     with locked(project, what="instar run"):
         assert exit_status(monkeypatch, "check") == 1

@@ -2,14 +2,13 @@
 
 import shutil
 
-import numpy as np
 import pytest
 
 from flows.steps import Retraining
 from tasks.errors import TaskError
 from tasks.runner import run_dvc
 from tests.tasks.conftest import PARAMS
-from tests.tasks.toy_project import git, make_toy_project
+from tests.tasks.toy_project import git, make_toy_project, write_images
 
 
 @pytest.fixture
@@ -84,13 +83,23 @@ def test_data_that_dvc_tracks_are_put_in_their_place(run):
     (run.root / "params.yaml").write_text(settings)
     data = run.root / "raw" / "images.npz"
     data.parent.mkdir()
-    images = np.zeros((600, 8, 8), np.uint8)
-    np.savez(data, train_images=images, train_labels=np.arange(600) % 2)
-    content = data.read_bytes()
+    write_images(data)
+    pixels = data.read_bytes()
     assert run_dvc(["add", "raw"], run.root).returncode == 0
     shutil.rmtree(data.parent)
     run.fetch()
-    assert data.read_bytes() == content
+    assert data.read_bytes() == pixels
+
+
+def test_settings_that_do_not_fit_what_was_fetched_are_refused(run):
+    settings = PARAMS.replace("data/raw/images.npz", "raw/images.npz").replace("0.05", "0.001")
+    (run.root / "params.yaml").write_text(settings)
+    (run.root / "raw").mkdir()
+    write_images(run.root / "raw" / "images.npz")
+    assert run_dvc(["add", "raw"], run.root).returncode == 0
+    shutil.rmtree(run.root / "raw")
+    with pytest.raises(TaskError, match=r"finetune.label_fraction = 0.001: .*`instar set "):
+        run.fetch()
 
 
 def test_tracked_data_that_are_nowhere_are_told_with_the_remedy(run):

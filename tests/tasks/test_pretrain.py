@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from data.errors import DataError
 from data.store import PackedStore, evenly_spread
 from models.encoders import build_encoder
 from models.methods.registry import METHODS
@@ -29,7 +28,7 @@ def _prepared(tmp_path, monkeypatch):
 
 
 def test_too_few_labels_for_the_probe_are_blamed_on_its_own_setting():
-    with pytest.raises(DataError, match=r"^pretrain.probe_fraction 0.01 .* raise pretrain.probe_"):
+    with pytest.raises(TaskError, match=r"^pretrain.probe_fraction = 0.01: .* raise pretrain.pr"):
         pretrain(make_stage("pretrain", probe_fraction=0.01))
 
 

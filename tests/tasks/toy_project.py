@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+
 PIPELINE = """\
 stages:
   copy:
@@ -50,6 +52,13 @@ def make_toy_project(root: Path) -> Path:
     git(root, "add", "-A")
     git(root, "commit", "-q", "-m", "toy project")
     return root
+
+
+def write_images(path: Path) -> None:
+    """Images enough for the settings that a project has by default."""
+    images = np.zeros((800, 8, 8), np.uint8)
+    with path.open("wb") as file:
+        np.savez(file, train_images=images, train_labels=np.arange(800) % 2)
 
 
 def git(root: Path, *arguments: str) -> str:
