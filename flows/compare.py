@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +160,7 @@ def run_cell(home: str, run_id: str, cell: Cell, folder: str, quiet: bool = Fals
         find_data_at_home(place, Path(home))
         restore(load_params(place / "params.yaml").data.path, place)
         require_fitting_here(place)
-        outcomes = [run_stage(stage, place) for stage in STAGES]
+        outcomes = [run_stage(stage, place, on_wait=partial(_say_wait, stage)) for stage in STAGES]
         with held(place / ".instar" / "locks" / "dvc-exp.lock", "save", wait=True):
             complaint = save_experiment(place, cell.name)
         return CellResult(
@@ -171,6 +173,11 @@ def run_cell(home: str, run_id: str, cell: Cell, folder: str, quiet: bool = Fals
             (f"not saved as a DVC experiment: {complaint}",) if complaint else (),
             tuple(read_understood(place)),
         )
+
+
+def _say_wait(stage: str, holder: str) -> None:
+    # The true stderr, as that of a cell beside others is set aside.
+    print(f"{stage}: waiting for the same computation ({holder})", file=sys.__stderr__, flush=True)
 
 
 def _result(cell: Cell, outcome: Any) -> CellResult:
