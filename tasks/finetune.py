@@ -16,14 +16,12 @@ from typing import Any
 
 import torch
 
-from data.census import count_packed
 from data.randomness import keyed_seed
 from data.splits import draw_labels
 from data.store import PackedStore
 from tasks.calibration import ARM as REFIT
 from tasks.calibration import find_abstention, plan_refits
 from tasks.draws import label_overlap
-from tasks.fitness import require_fitting
 from tasks.fitting import PRETRAINED, STORE, Fit, Standing, fit_all
 from tasks.machine import machine
 from tasks.stage import Stage, stage
@@ -35,7 +33,6 @@ def finetune(run: Stage) -> None:
     """Fits every arm and draw, `finetune.workers` at a time."""
     params = run.params.finetune
     store = PackedStore.open(STORE)
-    require_fitting(run.params, count_packed(store))
     fits = list(_fits(run, store))
     # The first is the one that will be served.
     refits = plan_refits(fits[0], store) if params.abstain_target else []

@@ -38,7 +38,7 @@ def test_all_well_exits_with_0_and_json_tells_each_check(root):
     assert told.exit_code == 0, told.output
     result = json.loads(told.output)
     assert result["well"] and result["left"] == [] and result["marked_as_crashed"] == []
-    assert len(result["checks"]) == 9
+    assert len(result["checks"]) == 10
     assert all(line.startswith("ok") for line in doctor().output.splitlines())
 
 

@@ -40,7 +40,7 @@ def found(root, name):
 def test_a_healthy_project_is_well_in_every_respect(root):
     checks = check_all(root)
     assert [check for check in checks if not check.well] == []
-    assert len(checks) == 8
+    assert len(checks) == 9
 
 
 def test_packages_that_differ_from_the_lock_are_named(root):
