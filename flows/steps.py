@@ -35,7 +35,7 @@ from tasks.remote import fetch, push, require_dvc, restore
 from tasks.repetition import source_key
 from tasks.runner import StageOutcome, at_terminal, log_of, run_stage, started
 from tasks.tracking import shown, tracking_uri_of
-from tasks.understood import read_understood
+from tasks.understood import SUMMARY, read_understood
 
 if TYPE_CHECKING:
     from tasks.gate import Verdict
@@ -271,6 +271,8 @@ class Retraining:
 
     def _tell_data(self, outcome: StageOutcome) -> None:
         """Say what `prepare` understood; refuse settings that do not fit what it left."""
+        if not (self.root / SUMMARY).exists():
+            return  # a team's own stage of that name
         # A stage that ran at a terminal has said so itself.
         if outcome.status == "cached" or not at_terminal():
             for line in read_understood(self.root):

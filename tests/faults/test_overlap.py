@@ -63,7 +63,9 @@ def assert_whole(project: Path) -> None:
 
 
 def ends_of(many: list[subprocess.Popen]) -> list[tuple[int, str]]:
-    said = [one.communicate()[0] for one in many]
+    """Exit status and what was printed, without the lines that say what is waited for."""
+    lines = [one.communicate()[0].splitlines(keepends=True) for one in many]
+    said = ["".join(line for line in own if not line.startswith("waiting for ")) for own in lines]
     return [(one.returncode, text) for one, text in zip(many, said, strict=True)]
 
 
