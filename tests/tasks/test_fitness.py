@@ -17,7 +17,6 @@ from data.store import PackedStore
 from flows.settings import change_settings, known_presets
 from models.methods.registry import METHODS
 from tasks.errors import TaskError
-from tasks.finetune import finetune
 from tasks.fitness import require_fitting
 from tasks.params import load_params
 from tasks.pretrain import pretrain, view_policies
@@ -201,6 +200,3 @@ def test_the_first_stage_that_trains_refuses_for_the_later_ones_too(tmp_path, mo
     run = make_stage("pretrain", batch_size=64, probe_fraction=0.001)
     with pytest.raises(TaskError, match=r"(?s)2 settings.*batch_size = 64.*probe_fraction = 0.001"):
         pretrain(run)
-    run = make_stage("finetune", label_fraction=0.001)
-    with pytest.raises(TaskError, match="finetune.label_fraction = 0.001"):
-        finetune(run)
