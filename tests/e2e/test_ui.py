@@ -36,10 +36,10 @@ def test_ui_that_is_closed_leaves_prefect_to_a_run_that_uses_it(project, monkeyp
         mlflow, prefect = re.findall(r"http://[\d.:]+", shown)
         with PrefectServer(project) as server:
             assert server.ui == prefect
-            assert answers(mlflow) and answers(f"{server.url}/health")
+            assert answers(f"{mlflow}/health") and answers(f"{server.url}/health")
             ui.send_signal(signal.SIGINT)
             assert ui.wait(timeout=60) == 0
-            assert not answers(mlflow)
+            assert not answers(f"{mlflow}/health")
             assert answers(f"{server.url}/health")
         assert not answers(f"{server.url}/health")
     finally:
