@@ -22,6 +22,8 @@ Parts = tuple[str, ...]
 Role = Literal["train", "val", "test"]
 
 UNLABELLED = ("unlabelled", "unlabeled")
+_LETTERS = re.compile(r"[^\W\d_]+")
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 TRAIN, HELD_OUT = "train", ("test", "val")
 # Of a list of folders, how many an error names.
 SHOWN = 4
@@ -85,6 +87,8 @@ class Layout(NamedTuple):
             return "train", class_name(parts[0])
         role = self.roles.get(parts[0])
         below = parts[1 + self.wrapped.get(parts[0], 0) :]
+        if any(map(is_unlabelled, (*parts[1:2], *below[:1]))):
+            return "unlabelled", None
         if role is None or len(below) < 2:
             return None
         # With a test/ of its own, a val/ is more labelled data: no choice here is made on it.
@@ -111,6 +115,7 @@ def read_layout(names: Iterable[Parts]) -> Layout:
     ignored: set[str] = set()
     for top, role in sorted(roles.items(), key=lambda item: item[1] != "train"):
         below = [parts[1:] for parts in inside if parts[0] == top and len(parts) > 2]
+        below = [parts for parts in below if not is_unlabelled(parts[0])]
         if not below:
             raise DataError(
                 f"data.path: the images in {escaped(top)}/ lie in no class folder, so their "
@@ -119,6 +124,7 @@ def read_layout(names: Iterable[Parts]) -> Layout:
             )
         wrapped[top] = _wrapping_depth(below, classes["train"])
         below = [parts[wrapped[top] :] for parts in below if len(parts) > wrapped[top] + 1]
+        below = [parts for parts in below if not is_unlabelled(parts[0])]
         _require_one_reading(below, f"{top}/")
         classes[role] |= {parts[0] for parts in below}
         ignored |= _ignored(below)
@@ -137,8 +143,9 @@ def _ignored(inside: Iterable[Parts]) -> set[str]:
 
 
 def is_unlabelled(folder: str) -> bool:
-    """Whether a folder at the top holds images without labels."""
-    return folder.casefold() in UNLABELLED
+    """Whether a folder's name says that its images have no labels."""
+    words = _LETTERS.findall(folder.casefold())
+    return "".join(word for word in words if word not in _FILLERS) in UNLABELLED
 
 
 def class_name(folder: str) -> str:
@@ -213,7 +220,8 @@ def _wrapping_depth(names: Sequence[Parts], classes: Collection[str] = ()) -> in
 
 def _role_of(folder: str) -> tuple[Role, Parts] | None:
     """What split a folder's name stands for, and what else the name says."""
-    words = re.findall(r"[^\W\d_]+", unicodedata.normalize("NFC", folder).casefold())
+    plain = _CAMEL.sub(" ", unicodedata.normalize("NFC", folder))
+    words = _LETTERS.findall(plain.casefold())
     words = [glued[1] if (glued := _GLUED.fullmatch(word)) else word for word in words]
     roles = [word for word in words if word in _ROLES]
     rest = tuple(word for word in words if word not in _ROLES and word not in _FILLERS)

@@ -85,6 +85,9 @@ def said(path):
         ["cat/IMG_0001", "cat/IMG_0002", "dog"],
         ["cat/P001/IMG_1", "cat/P002/IMG_2", "dog/P044/IMG_1"],
         ["set/cat", "set/dog", "unlabelled/any/depth"],
+        ["cat", "dog", "Unlabeled_Data/2024", "unlabeled2017", "un-labelled"],
+        ["train/cat", "train/dog", "train/unlabelled"],
+        ["train/images/cat", "train/images/dog", "train/images/unlabelled", "train/unlabelled/x"],
         ["Train/cat", "Train/dog"],
         ["cat", "dog", "cat/@eaDir/0.png", "@eaDir/x", "dog/#recycle", "@Recycle/cat"],
         ["cat", "dog", "$RECYCLE.BIN/S-1-5", "System Volume Information", "cat/lost+found"],
@@ -183,6 +186,7 @@ def test_where_all_three_are_there_val_is_training_data(put):
         ["test/a", "test/b"],
         ["Train", "Test"],
         ["a_train", "a_test", "b_train", "b_test"],
+        ["trainA", "trainB", "testA", "testB"],
     ],
 )
 def test_what_may_be_a_test_set_is_refused_and_never_trained_on(put, folders):
