@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from scipy import stats
 
-from data.reading import to_canvas
-from data.store import PackedStore
+from data.images.reading import to_canvas
+from data.store.packed_store import PackedStore
 from models.encoders import Encoder, build_encoder
 from models.params import EncoderParams
 from models.weights import load_weights

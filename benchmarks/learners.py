@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from data.augment import build_augmenter
+from data.images.augment import build_augmenter
 from data.randomness import keyed_seed
-from data.splits import draw_labels
-from data.store import PackedStore
+from data.store.packed_store import PackedStore
+from data.store.splits import draw_labels
 from models.encoders import Encoder, build_encoder
 from models.learners import FinetuneParams, fit_classifier
 from models.learners.logistic import assign_folds

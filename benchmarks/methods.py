@@ -43,10 +43,10 @@ from rich.progress import Progress
 from torch import Tensor
 
 from benchmarks.throughput import in_memory, method_for, settings_of, step_costs
-from data.augment import build_augmenter
-from data.pack import pack
-from data.splits import draw_labels
-from data.store import PackedStore, evenly_spread, read_test_labels
+from data.images.augment import build_augmenter
+from data.packing.pack import pack
+from data.store.packed_store import PackedStore, evenly_spread, read_test_labels
+from data.store.splits import draw_labels
 from models.encoders import Encoder, build_encoder
 from models.extraction import extract_features
 from models.learners import LinearProbeParams, fit_classifier
@@ -148,7 +148,7 @@ def pretrain(params: Any, store: PackedStore, seed: int, steps: int) -> Method:
     """Train for so many steps, through the loop that the stage uses."""
     from lightning.pytorch import Trainer
 
-    from data.datamodule import ViewsDataModule
+    from data.images.views import ViewsDataModule
     from models.pretraining import Pretraining
 
     method = method_for(params, store, seed)

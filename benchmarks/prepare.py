@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data.pack import pack
-from data.params import DataParams
+from data.packing.pack import pack
+from data.sources.params import DataParams
 
 
 def make_images(folder: Path, count: int, side: int) -> None:

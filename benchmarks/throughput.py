@@ -26,10 +26,10 @@ import numpy as np
 import torch
 from torch.optim import Optimizer
 
-from data.datamodule import Views, ViewsDataModule
-from data.pack import pack
-from data.params import DataParams
-from data.store import PackedStore
+from data.images.views import Views, ViewsDataModule
+from data.packing.pack import pack
+from data.sources.params import DataParams
+from data.store.packed_store import PackedStore
 from flows.settings import change_settings
 from models.encoders import build_encoder
 from models.methods import build_method

@@ -11,8 +11,8 @@ from typing import Any
 import psutil
 from rich.console import Console
 
-from data.census import count_listed
 from data.errors import DataError
+from data.packing.census import count_listed
 from flows.servers import PrefectServer
 from flows.settings import change_settings, known_presets
 from flows.steps import find_data_at_home, new_run_id, require_project

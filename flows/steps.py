@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.census import count_packed
-from data.store import PackedStore
+from data.packing.census import count_packed
+from data.store.packed_store import PackedStore
 from tasks.errors import TaskError
 from tasks.fitness import require_fitting, require_fitting_here
 from tasks.lineage import (

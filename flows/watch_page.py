@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
-from data.naming import printable
+from data.sources.file_names import printable
 from flows.tables import Column, show_table
 from tasks.drift import Drift
 from tasks.watching import Items, Report

@@ -19,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 
 from data.randomness import keyed_seed
-from data.shards import images_within
-from data.store import PackedStore, evenly_spread
+from data.store.packed_store import PackedStore, evenly_spread
+from data.store.shards import images_within
 from models.encoders import build_encoder
 from models.learners import FinetuneParams, build_classifier
 from models.learners.classifier import Classifier

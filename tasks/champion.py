@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-    from data.store import PackedStore
+    from data.store.packed_store import PackedStore
 
 STORE = Path("artifacts/prepare/store")
 LEARNERS = "artifacts/finetune/learners.json"
@@ -215,7 +215,7 @@ def _rows_of(
     """
     import pandas as pd
 
-    from data.store import PackedStore
+    from data.store.packed_store import PackedStore
     from tasks.exhibits import TestSet
 
     store = PackedStore.open(root / STORE)

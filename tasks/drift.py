@@ -24,9 +24,9 @@ from tasks.two_sample import Statistic
 if TYPE_CHECKING:
     import numpy as np
 
-    from data.params import DataParams
-    from data.sources import Sample as Image
-    from data.store import PackedStore
+    from data.samples import Sample as Image
+    from data.sources.params import DataParams
+    from data.store.packed_store import PackedStore
     from models.encoders import Encoder
     from tasks.two_sample import Sample
 
@@ -163,7 +163,7 @@ def opened(root: Path, commit: str) -> Iterator[tuple[PackedStore, Encoder]]:
     Raises:
         UnmeasuredError: The commit or the files are not here.
     """
-    from data.store import PackedStore
+    from data.store.packed_store import PackedStore
     from models.encoders import build_encoder
     from models.params import EncoderParams
     from models.weights import load_weights
@@ -220,9 +220,9 @@ def new_images(
     """
     import numpy as np
 
-    from data.decoding import canvases
-    from data.naming import escaped
+    from data.images.decoding import canvases
     from data.sources import open_source
+    from data.sources.file_names import escaped
 
     size, channels = store.manifest["size"], store.manifest["channels"]
     known = {bytes.fromhex(digest) for digest in store.index["sha256"].dropna()}

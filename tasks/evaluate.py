@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from data.store import PackedStore, read_test_labels
+from data.store.packed_store import PackedStore, read_test_labels
 from models.encoders import Encoder, build_encoder
 from models.extraction import extract_features
 from models.learners import (

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data.reasons import kind_of
-from data.shards import images_within
-from data.store import PackedStore, evenly_spread, read_test_sources
+from data.store.packed_store import PackedStore, evenly_spread, read_test_sources
+from data.store.quarantine import kind_of
+from data.store.shards import images_within
 from models.encoders import Encoder
 from models.extraction import extract_features
 from tasks import measures

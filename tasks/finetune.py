@@ -17,8 +17,8 @@ from typing import Any
 import torch
 
 from data.randomness import keyed_seed
-from data.splits import draw_labels
-from data.store import PackedStore
+from data.store.packed_store import PackedStore
+from data.store.splits import draw_labels
 from tasks.calibration import ARM as REFIT
 from tasks.calibration import find_abstention, plan_refits
 from tasks.draws import label_overlap

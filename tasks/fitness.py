@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data.census import Census, count_listed
-from data.params import DataParams
-from data.splits import drawn_labels, smallest_fraction
+from data.packing.census import Census, count_listed
+from data.sources.params import DataParams
+from data.store.splits import drawn_labels, smallest_fraction
 from models.methods.params import DeepClusterV2Params, MoCoV2Params
 from tasks.errors import TaskError
 from tasks.params import Params, PretrainParams, load_params, validate_params

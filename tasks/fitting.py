@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from data.augment import build_augmenter
-from data.store import PackedStore
+from data.images.augment import build_augmenter
+from data.store.packed_store import PackedStore
 from models.encoders import Encoder, build_encoder
 from models.learners import FinetuneParams as FineTuning
 from models.learners import fit_classifier

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import DataError
-from data.sources.containers import Container, open_container
+from data.sources.archives import Container, open_container
 from tasks.contents import YOUNG_SECONDS
 from tasks.errors import TaskError
 from tasks.raw_data import require_hashable

@@ -122,7 +122,7 @@ def _path(item: object, place: int) -> str:
 
 
 def _is_base64_image(text: str) -> bool:
-    from data.reading import looks_like_image
+    from data.images.reading import looks_like_image
 
     content = text.partition(";base64,")[2] or text
     if len(text) < BASE64_LENGTH:

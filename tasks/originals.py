@@ -20,8 +20,8 @@ from tasks.errors import TaskError
 from tasks.params import load_params
 
 if TYPE_CHECKING:
-    from data.sources import Sample
-    from data.store import PackedStore
+    from data.samples import Sample
+    from data.store.packed_store import PackedStore
 
 # Images held in memory at once: so many, and so many bytes.
 CHUNK, CHUNK_BYTES = 256, 64 << 20
@@ -49,7 +49,7 @@ def write_as_taken(
     Raises:
         TaskError: The originals are needed, and they are not here or not those that were packed.
     """
-    from data.shards import images_within
+    from data.store.shards import images_within
 
     size, channels = model["size"], model["channels"]
     images = np.lib.format.open_memmap(
@@ -76,9 +76,9 @@ def _write_originals(
     name: str,
 ) -> int:
     """Fill `images` from the raw data; gives how many were found unchanged."""
-    from data.decoding import canvases
     from data.errors import DataError
-    from data.ledger import id_of
+    from data.images.decoding import canvases
+    from data.samples import id_of
     from data.sources import open_source
 
     index = store.index.iloc[rows]

@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from data.params import AugmentationParams, DataParams
+from data.images.augment.params import AugmentationParams
+from data.sources.params import DataParams
 from models.learners import FinetuneParams as FineTuning
 from models.learners import LearnerParams
 from models.methods import MethodParams

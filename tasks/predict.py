@@ -26,7 +26,7 @@ from tasks.scratch import claimed, discard, keep, kept
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from data.incoming import Incoming
+    from data.sources.inference_inputs import Incoming
     from tasks.serving import ServedModel
 
 Progress = Callable[[str, int, int], None]
@@ -88,7 +88,7 @@ def predict(
     Raises:
         DataError: The place cannot be read or has no image.
     """
-    from data.incoming import Incoming
+    from data.sources.inference_inputs import Incoming
 
     progress("looking for images", 0, 1)
     with closing(Incoming(place)) as images:
@@ -133,12 +133,12 @@ def _classify(
     import numpy as np
     import pyarrow as pa
 
-    from data.decoding import canvases
-    from data.ledger import id_of
-    from data.naming import printable
+    from data.images.decoding import canvases
+    from data.samples import id_of
+    from data.sources.file_names import printable
 
     with warnings.catch_warnings():
-        # Pillow warns of images that it finds large; the limit of `data.reading` refuses them.
+        # Pillow warns of images that it finds large; the limit of `images.reading` refuses them.
         warnings.simplefilter("ignore")
         found = list(
             canvases(images.samples(start, start + batch_size), model.size, model.channels)
@@ -201,7 +201,7 @@ def _assemble(parts: Sequence[Path], whole: Path, ending: str, version: str) -> 
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    from data.reasons import kind_of
+    from data.store.quarantine import kind_of
 
     labels: Counter[str] = Counter()
     reasons: Counter[str] = Counter()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from data.pack import pack
+from data.packing.pack import pack
 from tasks.stage import STATE, Stage, stage
 from tasks.understood import understood
 

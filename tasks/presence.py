@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data.params import DataParams
+from data.sources.params import DataParams
 from tasks.errors import TaskError
 from tasks.params import Params
 

@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from data.census import count_packed
-from data.datamodule import ViewsDataModule
-from data.params import AugmentationParams
-from data.shards import images_within
-from data.splits import draw_labels
-from data.store import PackedStore, evenly_spread
+from data.images.augment.params import AugmentationParams
+from data.images.views import ViewsDataModule
+from data.packing.census import count_packed
+from data.store.packed_store import PackedStore, evenly_spread
+from data.store.shards import images_within
+from data.store.splits import draw_labels
 from models.encoders import build_encoder
 from models.errors import UnhealthyError
 from models.methods import build_method

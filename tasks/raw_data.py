@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from data.naming import escaped
+from data.sources.file_names import escaped
 from tasks.errors import TaskError
 
 # Where DVC's cache, wherever it lies, has a file.

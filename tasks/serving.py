@@ -97,7 +97,7 @@ class ServedModel:
     @property
     def most(self) -> int:
         """How many images are to be classified at once."""
-        from data.shards import images_within
+        from data.store.shards import images_within
 
         return min(BATCH, images_within(BATCH_BYTES, self.size, self.channels))
 
@@ -105,7 +105,7 @@ class ServedModel:
         """The columns of `predict` for images of the training size.
 
         Args:
-            canvases: uint8 (N, size, size, C), as `data.reading.to_canvas` makes them.
+            canvases: uint8 (N, size, size, C), as `data.images.reading.to_canvas` makes them.
             embedding: Whether to add the encoder's features.
         """
         import numpy as np
@@ -146,7 +146,7 @@ class ServedModel:
         import numpy as np
 
         from data.errors import DataError
-        from data.reading import to_canvas
+        from data.images.reading import to_canvas
 
         canvases = []
         for position, item in enumerate(batch, start=first):
@@ -166,7 +166,8 @@ def _opened(item: Any) -> Any:
     """A file or its content as the image that `prepare` would read; pixels as they are."""
     import numpy as np
 
-    from data.reading import decode, load_image, read_file
+    from data.files import read_file
+    from data.images.reading import decode, load_image
 
     if isinstance(item, np.ndarray):
         return item

@@ -22,7 +22,7 @@ def understood(summary: Mapping[str, Any]) -> list[str]:
     """One line of all counts; then notes, and a warning where more than 1% is left out.
 
     Args:
-        summary: The content of prepare's summary.json (`data.pack.PackSummary`).
+        summary: The content of prepare's summary.json (`data.packing.pack.PackSummary`).
     """
     images = summary["train"] + summary["test"]
     origin = summary.get("test_from") or "split off at random"

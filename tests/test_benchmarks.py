@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import methods
 from benchmarks.throughput import make_store, settings_of, step_costs
-from data import datamodule
+from data.images import views
 
 HERE = Path(__file__).resolve().parents[1]
 
@@ -31,13 +31,13 @@ def test_making_views_counts_for_the_real_step_and_not_for_the_bare_one(tmp_path
     (tmp_path / "settings").mkdir()
     asked = Namespace(preset=[], set=["pretrain.batch_size=16"])
     params = settings_of(asked, tmp_path / "settings").pretrain
-    make_views = datamodule.Views.__call__
+    make_views = views.Views.__call__
 
     def slowly(self, *arguments):
         time.sleep(0.3)
         return make_views(self, *arguments)
 
-    monkeypatch.setattr(datamodule.Views, "__call__", slowly)
+    monkeypatch.setattr(views.Views, "__call__", slowly)
     real, bare = step_costs(params, make_store(tmp_path, 28, 1), seconds=0)
     assert bare > 0 and real - bare > 0.15
 

@@ -11,8 +11,9 @@ from types import MappingProxyType
 import numpy as np
 
 from data.errors import DataError
-from data.params import DataParams
-from data.sources import Counts, Sample, Split, fetching
+from data.samples import Counts, Sample, Split
+from data.sources import download
+from data.sources.params import DataParams
 
 NAME = "cifar10"
 FILE = "cifar-10-binary.tar.gz"
@@ -40,7 +41,7 @@ class Cifar10:
 
     def __init__(self, params: DataParams):
         pinned = Path(params.path)
-        expected = fetching.pinned_checksums(pinned).get(FILE)
+        expected = download.pinned_checksums(pinned).get(FILE)
         if expected is None:
             raise DataError(
                 f"{pinned} has no checksum of {FILE}; it is not CIFAR-10's: set data.path to "
@@ -48,7 +49,7 @@ class Cifar10:
             )
         self._archive = _locate(expected)
         with self._archive.open("rb") as file:
-            fetching.check(self._archive, fetching.sha256_of(file), expected, pinned)
+            download.check(self._archive, download.sha256_of(file), expected, pinned)
 
     def samples(self) -> Iterator[Sample]:
         """See `Source.samples`."""
@@ -73,12 +74,12 @@ def _records(content: bytes, split: Split, name: str) -> Iterator[Sample]:
 
 
 def _locate(expected: str) -> Path:
-    places = fetching.places_to_look(NAME)
-    if found := fetching.find(FILE, places):
+    places = download.places_to_look(NAME)
+    if found := download.find(FILE, places):
         return found
-    target = fetching.raw_folder(NAME) / FILE
+    target = download.raw_folder(NAME) / FILE
     try:
-        fetching.download(URL, target, fetching.sha256_of, expected)
+        download.download(URL, target, download.sha256_of, expected)
         return target
     except OSError as error:
         raise DataError(

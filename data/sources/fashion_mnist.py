@@ -14,8 +14,9 @@ from types import MappingProxyType
 import numpy as np
 
 from data.errors import DataError
-from data.params import DataParams
-from data.sources import Counts, Sample, Split, fetching
+from data.samples import Counts, Sample, Split
+from data.sources import download
+from data.sources.params import DataParams
 
 NAME = "fashion-mnist"
 DEBIAN_PACKAGE = "dataset-fashion-mnist"
@@ -48,7 +49,7 @@ class FashionMnist:
 
     def __init__(self, params: DataParams):
         self._pinned = Path(params.path)
-        self._checksums = fetching.pinned_checksums(self._pinned)
+        self._checksums = download.pinned_checksums(self._pinned)
         needed = [name for images, labels, _ in FILES.values() for name in (images, labels)]
         if missing := [name for name in needed if name not in self._checksums]:
             raise DataError(
@@ -77,22 +78,22 @@ class FashionMnist:
             remedy = "delete it and run again."
             raise DataError(f"{path} cannot be unpacked ({error}); {remedy}") from error
         digest = hashlib.sha256(content).hexdigest()
-        fetching.check(path, digest, self._checksums[name], self._pinned)
+        download.check(path, digest, self._checksums[name], self._pinned)
         return np.frombuffer(content, np.uint8, offset=header)
 
 
 def _locate(name: str, expected: str) -> Path:
     file = f"{name}.gz"
-    places = [*fetching.places_to_look(NAME), DEBIAN_FOLDER]
-    if found := fetching.find(file, places):
+    places = [*download.places_to_look(NAME), DEBIAN_FOLDER]
+    if found := download.find(file, places):
         return found
     if os.geteuid() == 0 and shutil.which("apt-get") and _install_debian_package():
         return DEBIAN_FOLDER / file
-    target = fetching.raw_folder(NAME) / file
+    target = download.raw_folder(NAME) / file
     problem: OSError | None = None
     for mirror in _mirrors():
         try:
-            fetching.download(mirror + file, target, _unpacked_sha256, expected)
+            download.download(mirror + file, target, _unpacked_sha256, expected)
             return target
         except OSError as error:
             problem = error
@@ -105,7 +106,7 @@ def _locate(name: str, expected: str) -> Path:
 
 def _unpacked_sha256(stream: BufferedIOBase) -> str:
     with gzip.open(stream) as file:
-        return fetching.sha256_of(file)
+        return download.sha256_of(file)
 
 
 def _mirrors() -> list[str]:

@@ -7,10 +7,11 @@ from collections import Counter
 from pathlib import PurePosixPath
 
 from data.errors import DataError
-from data.formats import START_BYTES
-from data.naming import escaped
-from data.reading import BYTES_LIMIT, looks_like_image, require_few_bytes
-from data.sources.containers import Container, Member, named_as_image
+from data.files import BYTES_LIMIT, require_few_bytes
+from data.images.formats import START_BYTES
+from data.images.reading import looks_like_image
+from data.sources.archives import Container, Member, named_as_image
+from data.sources.file_names import escaped
 
 HIDDEN = "hidden files"
 SYSTEM = "files in folders that systems make (thumbnails, recycle bins, snapshots)"

@@ -3,7 +3,7 @@
 Either ``<class>/<image>`` at the top, or ``train/<class>/…`` beside ``test/<class>/…`` (or, where
 there is none, ``val/<class>/…`` as the test set); in both cases with an optional ``unlabelled/`` of
 any depth. The top folder is the class, folders below it say nothing; an image in no folder counts
-as unlabelled. Folders wrapped around all that are passed over. See `data.sources.layout`.
+as unlabelled. Folders wrapped around all that are passed over. See `data.sources.folder_layout`.
 """
 
 from collections import Counter
@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data.errors import DataError
-from data.naming import escaped, unescaped
-from data.params import DataParams
-from data.reading import EXTENSIONS
-from data.sources import Counts, Sample, Split
-from data.sources.containers import Member, named_as_image, open_container
+from data.images.reading import EXTENSIONS
+from data.samples import Counts, Sample, Split
+from data.sources.archives import Member, named_as_image, open_container
+from data.sources.file_names import escaped, unescaped
 from data.sources.finding import find_images, whole
-from data.sources.layout import Layout, look, notes_on, read_layout
+from data.sources.folder_layout import Layout, look, notes_on, read_layout
+from data.sources.params import DataParams
 
 SPLIT_ORDER: tuple[Split, ...] = ("test", "train", "unlabelled")
 

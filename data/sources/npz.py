@@ -19,11 +19,11 @@ from typing import IO
 import numpy as np
 
 from data.errors import DataError
-from data.naming import escaped
-from data.params import DataParams
-from data.reading import BYTES_LIMIT
-from data.sources import Counts, Sample, Split
-from data.sources.containers import INFLATED_IN_PARTS, require_file
+from data.files import BYTES_LIMIT
+from data.samples import Counts, Sample, Split
+from data.sources.archives import INFLATED_IN_PARTS, require_file
+from data.sources.file_names import escaped
+from data.sources.params import DataParams
 
 LABELLED, UNLABELLED = ("train", "test", "val"), ("unlabelled", "unlabeled")
 IMAGES = tuple(f"{part}_images" for part in (*LABELLED, *UNLABELLED))

@@ -12,9 +12,10 @@ import pytest
 import torch
 from scipy.stats import ks_2samp
 
-from data.augment import build_augmenter, to_float
-from data.augment.batched import BatchedAugmenter, blur, shift_hue
-from data.params import AugmentationParams
+from data.images.augment import build_augmenter
+from data.images.augment.augmenter import to_float
+from data.images.augment.batched import BatchedAugmenter, blur, shift_hue
+from data.images.augment.params import AugmentationParams
 
 COUNT, SIZE = 600, 64
 ENGINES = ("batched", "albumentations")
@@ -152,7 +153,7 @@ def test_a_rotated_image_is_mirrored_at_its_border():
 def test_the_two_engines_turn_the_same_way():
     import albumentations as A
 
-    from data.augment.batched import warp
+    from data.images.augment.batched import warp
 
     images = coordinates(1)
     turned = A.Rotate(limit=(30, 30), p=1, border_mode=2)(image=images[0].numpy())["image"]

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from data.errors import DataError
-from data.incoming import Incoming
+from data.sources.inference_inputs import Incoming
 from tests.servers import ObjectStore
 
 pytestmark = pytest.mark.slow
@@ -64,7 +64,7 @@ def test_wrong_keys_and_missing_buckets_are_explained_without_the_secret(store, 
 
 
 def test_a_store_that_goes_away_is_no_fault_of_the_images(images, tmp_path, monkeypatch):
-    monkeypatch.setattr("data.object_store.TRIES", 1)
+    monkeypatch.setattr("data.sources.s3.TRIES", 1)
     with ObjectStore(tmp_path / "weed") as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", server.address)
         there = Incoming(server.upload(images, "set"))

@@ -16,12 +16,12 @@ import pytest
 from PIL import Image
 
 from data.errors import DataError
-from data.naming import unescaped
-from data.pack import pack
-from data.params import DataParams
-from data.sources import containers
-from data.sources.containers import LINK_OUT, LINK_TO_FOLDER, LINK_TO_NOTHING, NO_FILE
-from data.store import read_test_sources
+from data.packing.pack import pack
+from data.sources import archives
+from data.sources.archives import LINK_OUT, LINK_TO_FOLDER, LINK_TO_NOTHING, NO_FILE
+from data.sources.file_names import unescaped
+from data.sources.params import DataParams
+from data.store.packed_store import read_test_sources
 
 
 def reasons(store):
@@ -122,14 +122,14 @@ def test_a_pipe_as_the_whole_source_is_refused(tmp_path, source):
 
 def swapped(monkeypatch, root, swap):
     """Let `swap` happen after the folder was listed and before its files are read."""
-    whole = containers.Directory.members
+    whole = archives.Directory.members
 
     def members(self):
         listed = list(whole(self))
         swap()
         return iter(listed)
 
-    monkeypatch.setattr(containers.Directory, "members", members)
+    monkeypatch.setattr(archives.Directory, "members", members)
 
 
 @pytest.fixture

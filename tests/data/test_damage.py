@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from data.errors import DataError
-from data.pack import pack
-from data.params import DataParams
+from data.packing.pack import pack
 from data.sources import npz
+from data.sources.params import DataParams
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (12, 8, 8), np.uint8)
 LABELS = np.arange(12) % 2

@@ -3,10 +3,10 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
-from data.augment import batched, build_augmenter
-from data.datamodule import Views, ViewsDataModule
 from data.errors import DataError
-from data.params import AugmentationParams
+from data.images.augment import batched, build_augmenter
+from data.images.augment.params import AugmentationParams
+from data.images.views import Views, ViewsDataModule
 from data.randomness import keyed_seed
 
 ENGINES = ("batched", "albumentations")

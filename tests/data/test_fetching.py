@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from data.sources.fetching import download
+from data.sources.download import download
 
 
 def sha256(file):

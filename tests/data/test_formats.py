@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import formats
-from data.decoding import canvases
 from data.errors import DataError
-from data.formats import START_BYTES, unread_by_content, unread_by_name
-from data.incoming import Incoming
-from data.pack import pack
-from data.params import DataParams
-from data.reading import decode, looks_like_image
-from data.store import PackedStore
+from data.images import formats
+from data.images.decoding import canvases
+from data.images.formats import START_BYTES, unread_by_content, unread_by_name
+from data.images.reading import decode, looks_like_image
+from data.packing.pack import pack
+from data.sources.inference_inputs import Incoming
+from data.sources.params import DataParams
+from data.store.packed_store import PackedStore
 
 
 def brands(major, *others):

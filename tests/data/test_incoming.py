@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from data.errors import DataError
-from data.incoming import Incoming
-from data.ledger import id_of
+from data.samples import id_of
+from data.sources.inference_inputs import Incoming
 
 
 def png(value):
@@ -71,8 +71,8 @@ def test_all_images_come_in_the_order_of_their_names(place):
 
 
 def test_id_is_the_one_that_prepare_gives(tmp_path):
-    from data.ledger import Ledger
-    from data.sources import Sample
+    from data.packing.ledger import Ledger
+    from data.samples import Sample
 
     ledger = Ledger()
     ledger.refuse(Sample("b/10.png", "train", None, lambda: b""), "whatever")

@@ -11,10 +11,10 @@ from collections import Counter
 import pytest
 
 from data.errors import DataError
-from data.incoming import Incoming
-from data.pack import pack
-from data.params import DataParams
+from data.packing.pack import pack
 from data.sources.folder import Folder
+from data.sources.inference_inputs import Incoming
+from data.sources.params import DataParams
 
 NFC, NFD = (unicodedata.normalize(form, "Möhre") for form in ("NFC", "NFD"))
 

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import decoding, shards
-from data.decoding import canvases
-from data.pack import pack
-from data.params import DataParams
-from data.reading import load_image
-from data.sources import Sample
-from data.store import PackedStore, evenly_spread
+from data.images import decoding
+from data.images.decoding import canvases
+from data.images.reading import load_image
+from data.packing import shard_writer
+from data.packing.pack import pack
+from data.samples import Sample
+from data.sources.params import DataParams
+from data.store.packed_store import PackedStore, evenly_spread
 
 MB = 1 << 20
 
@@ -31,7 +32,7 @@ def peak(action):
 
 
 def test_packing_four_times_the_images_takes_no_more_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "SHARD_BYTES", MB // 4)
+    monkeypatch.setattr(shard_writer, "SHARD_BYTES", MB // 4)
 
     def pack_many(count):
         images = np.random.default_rng(0).integers(0, 256, (count, 160, 160), np.uint8)

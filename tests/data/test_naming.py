@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.naming import escaped, printable, unescaped
+from data.sources.file_names import escaped, printable, unescaped
 
 
 @given(st.binary(max_size=40))

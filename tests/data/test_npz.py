@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from data.errors import DataError
-from data.pack import pack
-from data.params import DataParams
-from data.store import PackedStore, read_test_sources
+from data.packing.pack import pack
+from data.sources.params import DataParams
+from data.store.packed_store import PackedStore, read_test_sources
 
 SPELLINGS = {"unlabelled", "unlabeled"}
 RANDOM = np.random.default_rng(0)

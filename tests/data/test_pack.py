@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import shards
 from data.errors import DataError
-from data.pack import pack
-from data.params import DataParams
-from data.store import PackedStore, read_test_labels, read_test_sources
+from data.packing import shard_writer
+from data.packing.pack import pack
+from data.sources.params import DataParams
+from data.store.packed_store import PackedStore, read_test_labels, read_test_sources
 
 
 def reasons(store):
@@ -47,7 +47,7 @@ def test_gather_gives_the_pixels_of_the_named_file(make_folder, pack_folder):
 def test_shards_are_invisible_to_gather(make_folder, pack_folder, monkeypatch):
     root = make_folder()
     whole = pack_folder(root, "whole")
-    monkeypatch.setattr(shards, "SHARD_BYTES", 5 * 8 * 8 * 3)
+    monkeypatch.setattr(shard_writer, "SHARD_BYTES", 5 * 8 * 8 * 3)
     parts = pack_folder(root, "parts")
     assert len(parts.manifest["shards"]) == 4
     rows = np.random.default_rng(0).permutation(18)
@@ -342,7 +342,7 @@ def test_a_full_disk_is_explained_and_leaves_the_former_store(
     def no_space(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(shards.np, "save", no_space)
+    monkeypatch.setattr(shard_writer.np, "save", no_space)
     with pytest.raises(DataError, match=r"disk is full.*needs 3456 bytes"):
         pack_folder(root)
     assert PackedStore.open(tmp_path / "out" / "store", verify=True).manifest["digest"] == former

@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 
 from data.errors import DataError
-from data.ledger import Ledger
-from data.pack import pack
-from data.params import DataParams
-from data.sources import Sample
-from data.store import PackedStore
+from data.packing.ledger import Ledger
+from data.packing.pack import pack
+from data.samples import Sample
+from data.sources.params import DataParams
+from data.store.packed_store import PackedStore
 from tasks.stage import explain
 
 SETTINGS = {"source": "folder", "size": 8, "channels": 3, "test_fraction": 0.34}

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import reading
-from data.decoding import canvases
 from data.errors import DataError
-from data.reading import decode, read_file, to_canvas
-from data.sources import Sample
+from data.files import read_file
+from data.images import reading
+from data.images.decoding import canvases
+from data.images.reading import decode, to_canvas
+from data.samples import Sample
 
 
 def encoded(image, kind="PNG", **options):

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.errors import DataError
-from data.splits import draw_labels, stratified_split
+from data.store.splits import draw_labels, stratified_split
 
 class_counts = st.lists(st.integers(2, 60), min_size=2, max_size=8)
 

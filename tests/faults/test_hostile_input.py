@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from data.errors import DataError
-from data.pack import pack
-from data.params import DataParams
-from data.store import PackedStore
+from data.packing.pack import pack
+from data.sources.params import DataParams
+from data.store.packed_store import PackedStore
 from tests.faults import mutations
 
 CLASSES = ("ant", "bee", "cow")

@@ -8,8 +8,8 @@ import torch
 from pydantic import TypeAdapter
 from safetensors.torch import load_file
 
-from data.augment import build_augmenter
-from data.params import AugmentationParams
+from data.images.augment import build_augmenter
+from data.images.augment.params import AugmentationParams
 from models.encoders import build_encoder
 from models.errors import ModelError
 from models.learners import LEARNERS, LinearProbeParams, build_classifier

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from data.pack import pack
-from data.params import DataParams
+from data.packing.pack import pack
+from data.sources.params import DataParams
 from tasks.journal import Journal
 from tasks.params import validate_params
 from tasks.progress import StageProgress

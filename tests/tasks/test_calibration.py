@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from data.store import PackedStore
+from data.store.packed_store import PackedStore
 from tasks import calibration, fitting
 from tasks import finetune as finetuning
 from tasks.calibration import answerable, least_confidence, plan_refits

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 from ruamel.yaml import YAML
 
-from data.pack import pack
-from data.params import DataParams
-from data.reading import to_canvas
-from data.store import PackedStore, read_test_labels
+from data.images.reading import to_canvas
+from data.packing.pack import pack
+from data.sources.params import DataParams
+from data.store.packed_store import PackedStore, read_test_labels
 from tasks import exhibits
 from tasks.champion import Evaluation, OnTestSet, best_classes
 from tasks.errors import TaskError
@@ -271,7 +271,7 @@ def test_a_model_is_shown_what_it_was_made_for_in_the_order_that_was_asked(array
     rows = test.rows[::-1]
     images = np.load(arrays / "all.npz")["train_images"]
     names = {store.index["id"].iloc[row]: row for row in rows}
-    from data.ledger import id_of
+    from data.samples import id_of
 
     places = {id_of(f"train_images/{number:07d}"): number for number in range(60)}
     expected = [to_canvas(images[places[name]], size, channels) for name in names]

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from data.pack import pack
-from data.params import DataParams
+from data.packing.pack import pack
+from data.sources.params import DataParams
 from flows.summary import verdict_in_words
 from tasks import finetune
 from tasks.draws import label_overlap, repetitions

@@ -13,10 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from data.pack import pack
-from data.params import DataParams
-from data.splits import draw_labels
-from data.store import PackedStore, read_test_labels
+from data.packing.pack import pack
+from data.sources.params import DataParams
+from data.store.packed_store import PackedStore, read_test_labels
+from data.store.splits import draw_labels
 from models.encoders import build_encoder
 from models.learners import LinearProbeParams, fit_classifier
 from models.params import EncoderParams

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from data.pack import pack
-from data.params import DataParams
-from data.store import PackedStore
+from data.packing.pack import pack
+from data.sources.params import DataParams
+from data.store.packed_store import PackedStore
 from tasks import exhibits
 
 LABELS = np.arange(20) % 2

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.census import Census, count_listed, count_packed
-from data.datamodule import ViewsDataModule
 from data.errors import DataError
-from data.pack import pack
-from data.params import DataParams
-from data.splits import draw_labels
-from data.store import PackedStore
+from data.images.views import ViewsDataModule
+from data.packing.census import Census, count_listed, count_packed
+from data.packing.pack import pack
+from data.sources.params import DataParams
+from data.store.packed_store import PackedStore
+from data.store.splits import draw_labels
 from flows.settings import change_settings, known_presets
 from models.methods.registry import METHODS
 from tasks.errors import TaskError

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
-from data.store import FORMAT, PackedStore
+from data.store.packed_store import FORMAT, PackedStore
 from tasks import exhibits, moves
 from tasks.errors import TaskError
 from tasks.gate import judge

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from data.errors import DataError
-from data.formats import HEIC
+from data.images.formats import HEIC
 from tasks.model_input import as_images
 from tasks.serving import ServedModel
 from tests.tasks.conftest import CLASSES, SIZE, write_classifier

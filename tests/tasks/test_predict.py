@@ -242,7 +242,7 @@ def all_readable(store):
 def test_store_that_goes_away_ends_the_prediction_and_loses_no_image(
     model, images, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("data.object_store.TRIES", 1)
+    monkeypatch.setattr("data.sources.s3.TRIES", 1)
     whole, output = output_in(tmp_path, "whole"), output_in(tmp_path)
     run(model, images, whole)
     with ObjectStore(tmp_path / "weed") as store:

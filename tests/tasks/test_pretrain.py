@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from data.store import PackedStore, evenly_spread
+from data.store.packed_store import PackedStore, evenly_spread
 from models.encoders import build_encoder
 from models.methods.registry import METHODS
 from models.methods.simclr import SimCLR

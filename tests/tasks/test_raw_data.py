@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from data.naming import unescaped
+from data.sources.file_names import unescaped
 from tasks.errors import TaskError
 from tasks.raw_data import require_hashable
 

@@ -55,7 +55,7 @@ def test_any_number_of_images(fitted, count):
 
 
 def test_any_size_and_colour_is_brought_to_the_training_canvas(fitted):
-    from data.reading import to_canvas
+    from data.images.reading import to_canvas
 
     colour = images(2, 40, (3,))
     small = np.stack([to_canvas(image, SIZE, 1) for image in colour])
@@ -137,7 +137,7 @@ def test_bad_input_is_named(fitted, tmp_path):
 def test_a_file_larger_than_an_image_may_be_is_refused_unread(fitted, tmp_path, monkeypatch):
     with (tmp_path / "huge.png").open("wb") as file:
         file.truncate(1 << 40)
-    monkeypatch.setattr("data.reading.BYTES_LIMIT", 1 << 20)
+    monkeypatch.setattr("data.files.BYTES_LIMIT", 1 << 20)
     with pytest.raises(DataError, match=r"huge\.png: the file is larger than"):
         fitted[1].predict([str(tmp_path / "huge.png")])
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.pack import pack
-from data.params import DataParams
+from data.packing.pack import pack
+from data.sources.params import DataParams
 from tasks.understood import understood
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.pack import pack
+from data.packing.pack import pack
 from flows.settings import change_settings
 from models.encoders import build_encoder
 from models.weights import save_weights

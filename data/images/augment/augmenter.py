@@ -1,10 +1,8 @@
-"""Views of images. One policy (`AugmentationParams`), two engines that realise it."""
+"""What an augmentation engine takes and gives."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
-
-from data.params import AugmentationParams
 
 if TYPE_CHECKING:
     import torch
@@ -27,17 +25,6 @@ class Augmenter(Protocol):
             size.
         """
         ...
-
-
-def build_augmenter(params: AugmentationParams, size: int, channels: int) -> Augmenter:
-    """The engine that `params` names, for square images of `size` pixels."""
-    if params.engine == "batched":
-        from data.augment.batched import BatchedAugmenter
-
-        return BatchedAugmenter(params, size, channels)
-    from data.augment.albumentations_engine import AlbumentationsAugmenter
-
-    return AlbumentationsAugmenter(params, size, channels)
 
 
 def to_float(images: torch.Tensor) -> torch.Tensor:

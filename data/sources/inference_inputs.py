@@ -15,11 +15,11 @@ from functools import partial
 from pathlib import Path
 
 from data.errors import DataError
-from data.naming import escaped
-from data.object_store import Bucket
-from data.sources import Sample
-from data.sources.containers import Container, Directory, open_container
+from data.samples import Sample
+from data.sources.archives import Container, Directory, open_container
+from data.sources.file_names import escaped
 from data.sources.finding import find_images, whole
+from data.sources.s3 import Bucket
 
 
 class Incoming:

@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Literal, NamedTuple, NoReturn, Protocol
 
 from data.errors import DataError
-from data.formats import unread_by_name
-from data.naming import escaped
-from data.reading import EXTENSIONS, open_regular, read_start
+from data.files import open_regular, read_start
+from data.images.formats import unread_by_name
+from data.images.reading import EXTENSIONS
+from data.sources.file_names import escaped
 
 Reader = Callable[[int], bytes]
 """Reads at most so many bytes from a file's start."""

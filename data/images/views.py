@@ -15,11 +15,11 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
-from data.augment import build_augmenter
 from data.errors import DataError
-from data.params import AugmentationParams
+from data.images.augment import build_augmenter
+from data.images.augment.params import AugmentationParams
 from data.randomness import keyed_seed
-from data.store import PackedStore
+from data.store.packed_store import PackedStore
 
 
 class BatchKey(NamedTuple):

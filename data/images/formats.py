@@ -17,7 +17,7 @@ import io
 import re
 from typing import NamedTuple
 
-from data.reasons import NOT_READ
+from data.store.quarantine import NOT_READ
 
 # Enough for a DICOM's and a NIfTI's mark, for the brands of a HEIC, and for an SVG's first lines.
 START_BYTES = 1024

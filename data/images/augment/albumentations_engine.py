@@ -3,13 +3,14 @@
 import numpy as np
 import torch
 
-from data.augment import policy, to_float
-from data.params import AugmentationParams
+from data.images.augment import policy
+from data.images.augment.augmenter import to_float
+from data.images.augment.params import AugmentationParams
 from data.randomness import keyed_seed
 
 
 class AlbumentationsAugmenter:
-    """See `data.augment.Augmenter`. Each image's draws are keyed by the seed and its position."""
+    """See `augmenter.Augmenter`. Each image's draws are keyed by the seed and its position."""
 
     def __init__(self, params: AugmentationParams, size: int, channels: int):
         import albumentations as A
@@ -21,7 +22,7 @@ class AlbumentationsAugmenter:
         self._compose = A.Compose(_transforms(params, size, channels))
 
     def __call__(self, images: torch.Tensor, *seeds: int) -> torch.Tensor:
-        """See `data.augment.Augmenter`."""
+        """See `data.images.augment.augmenter.Augmenter`."""
         pixels = images.cpu().numpy()
         views = np.empty((len(seeds), len(pixels), *self._shape), np.uint8)
         for number, seed in enumerate(seeds):

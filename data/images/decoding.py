@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from data.errors import DataError
-from data.reading import PIXEL_LIMIT, load_image, open_image, to_canvas
-from data.sources import Sample
+from data.images.reading import PIXEL_LIMIT, load_image, open_image, to_canvas
+from data.samples import Sample
 
 # Large enough that handing over costs nothing beside the work, small enough to stay in cache; and,
 # of large images, so few that all chunks in flight fit into memory.

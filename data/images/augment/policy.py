@@ -8,7 +8,7 @@ import math
 
 import torch
 
-from data.params import AugmentationParams
+from data.images.augment.params import AugmentationParams
 
 CROP_TRIES = 10
 JITTER = ("brightness", "contrast", "saturation", "hue")

@@ -1,6 +1,5 @@
 """Which samples are kept: exact duplicates and contradictory labels are found here."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -8,14 +7,9 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from data.naming import printable
-from data.reasons import DUPLICATE, SAME_PIXELS, kind_of
-from data.sources import Sample, Split
-
-
-def id_of(source: str) -> str:
-    """The short name of a sample, made of its source's name alone."""
-    return hashlib.blake2b(source.encode(), digest_size=8).hexdigest()
+from data.samples import Sample, Split, id_of
+from data.sources.file_names import printable
+from data.store.quarantine import DUPLICATE, SAME_PIXELS, kind_of
 
 
 class Refused(NamedTuple):

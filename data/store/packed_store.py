@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from data.errors import DataError
-from data.shards import file_sha256
+from data.store.shards import file_sha256
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,15 +10,16 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 
-from data.augment import policy, to_float
-from data.params import AugmentationParams
+from data.images.augment import policy
+from data.images.augment.augmenter import to_float
+from data.images.augment.params import AugmentationParams
 
 GREY = (0.299, 0.587, 0.114)
 """Luma of RGB (ITU-R BT.601), as Pillow, OpenCV and torchvision have it."""
 
 
 class BatchedAugmenter:
-    """See `data.augment.Augmenter`.
+    """See `data.images.augment.augmenter.Augmenter`.
 
     What is random is drawn on the CPU, whatever the device, so that devices agree on it; only the
     noise on pixels is drawn where the batch is.
@@ -30,7 +31,7 @@ class BatchedAugmenter:
         self._channels = channels
 
     def __call__(self, images: torch.Tensor, *seeds: int) -> torch.Tensor:
-        """See `data.augment.Augmenter`; all views in one pass."""
+        """See `data.images.augment.augmenter.Augmenter`; all views in one pass."""
         drawn = self._draw_all(images, seeds)
         device = images.device
         # Channels apart until the end: colours are then sums of whole planes.

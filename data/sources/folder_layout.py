@@ -15,8 +15,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from data.errors import DataError
-from data.naming import escaped
-from data.sources import Split
+from data.samples import Split
+from data.sources.file_names import escaped
 
 Parts = tuple[str, ...]
 Role = Literal["train", "val", "test"]

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from data.errors import DataError
-from data.params import DataParams
-from data.sources import Counts, open_source
-from data.splits import held_out
-from data.store import PackedStore
+from data.samples import Counts
+from data.sources import open_source
+from data.sources.params import DataParams
+from data.store.packed_store import PackedStore
+from data.store.splits import held_out
 
 
 @dataclass(frozen=True)

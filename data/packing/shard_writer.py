@@ -1,7 +1,6 @@
 """Writing the packed pixels: numbered ``.npy`` files of a fixed number of images each."""
 
 import errno
-import hashlib
 import os
 import shutil
 from pathlib import Path
@@ -9,14 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from data.errors import DataError
+from data.store.shards import file_sha256, images_within
 
 # One shard is buffered while it is filled, so this bounds the memory that packing takes.
 SHARD_BYTES = 64 << 20
-
-
-def images_within(budget: int, size: int, channels: int) -> int:
-    """How many images fit into so many bytes, at least one: what bounds memory at any size."""
-    return max(1, budget // (size * size * channels))
 
 
 def images_per_shard(size: int, channels: int) -> int:
@@ -83,9 +78,3 @@ def disk_full(folder: Path, needed: int) -> DataError:
         f"the disk is full: packing into {os.path.relpath(folder)} needs {needed} bytes "
         f"({needed / 1e9:.2f} GB), {free} are free; make room there or lower data.size."
     )
-
-
-def file_sha256(path: Path) -> str:
-    """Hex SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -18,15 +18,17 @@ from typing import Any
 
 import numpy as np
 
-from data.decoding import canvases
 from data.errors import DataError
-from data.ledger import Ledger
-from data.params import DataParams
-from data.reasons import NOT_READ, kind_of
-from data.shards import ShardWriter, file_sha256, images_per_shard, require_space, shard_name
-from data.sources import Source, open_source
-from data.splits import stratified_split
-from data.store import FORMAT, INDEX, MANIFEST, manifest_digest
+from data.images.decoding import canvases
+from data.packing.ledger import Ledger
+from data.packing.shard_writer import ShardWriter, images_per_shard, require_space, shard_name
+from data.samples import Source
+from data.sources import open_source
+from data.sources.params import DataParams
+from data.store.packed_store import FORMAT, INDEX, MANIFEST, manifest_digest
+from data.store.quarantine import NOT_READ, kind_of
+from data.store.shards import file_sha256
+from data.store.splits import stratified_split
 
 Progress = Callable[[str, int, int | None], None]
 

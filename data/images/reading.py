@@ -7,17 +7,15 @@ lie at the border, and random crops vary the aspect by more than most cameras do
 from __future__ import annotations
 
 import io
-import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from data.errors import DataError
-from data.formats import is_tiff, unread_by_content, unread_by_name
+from data.files import require_few_bytes
+from data.images.formats import is_tiff, unread_by_content, unread_by_name
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -27,8 +25,6 @@ PIXEL_LIMIT = 89_478_485
 # The longest side of a JPEG. Resizing takes 32 bytes for each pixel of a side: 3 GB for one line of
 # `PIXEL_LIMIT` pixels.
 SIDE_LIMIT = 65_535
-# Beyond what `PIXEL_LIMIT` pixels of 4 bytes take uncompressed.
-BYTES_LIMIT = 512 << 20
 # A 16-bit image that uses less than this part of its range is refused: at most 16 grey levels would
 # be left. Stretching each on its own would make equal things look different.
 DARK = 16
@@ -52,46 +48,6 @@ def looks_like_image(start: bytes) -> bool:
         or is_tiff(start)
         or unread_by_content(start) is not None
     )
-
-
-def open_regular(path: Path, follow: bool = True) -> BinaryIO:
-    """Open a file for reading, and only a file: whoever opens a pipe waits for its writer.
-
-    Args:
-        path: The file.
-        follow: Whether it may be a link.
-
-    Raises:
-        DataError: It is a pipe, a device or the like.
-        OSError: It is missing or cannot be opened.
-    """
-    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
-    descriptor = os.open(path, flags)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise DataError("not a file (a folder, a pipe, a socket or a device)")
-    return os.fdopen(descriptor, "rb")
-
-
-def read_file(path: Path) -> bytes:
-    """A file's content, of one that is too large for `decode` only so much that this can tell."""
-    with open_regular(path) as file:
-        return read_start(file, BYTES_LIMIT + 1)
-
-
-def read_start(file: BinaryIO, limit: int) -> bytes:
-    """At most `limit` bytes of a file just opened; room is made for no more than it has."""
-    return file.read(min(limit, os.fstat(file.fileno()).st_size))
-
-
-def require_few_bytes(size: int) -> None:
-    """Refuse a file of so many bytes, before it is read if possible.
-
-    Raises:
-        DataError: They are more than `BYTES_LIMIT`.
-    """
-    if size > BYTES_LIMIT:
-        raise DataError(f"the file is larger than {BYTES_LIMIT >> 20} MiB")
 
 
 def decode(encoded: bytes, name: str = "") -> Image.Image:

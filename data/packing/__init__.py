@@ -1,0 +1,1 @@
+"""Packing: a source's samples become a store of uniform images."""

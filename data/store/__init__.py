@@ -1,0 +1,1 @@
+"""The packed store: its shards, its index, its splits."""
