@@ -20,9 +20,9 @@ from scipy import stats
 
 from data.images.reading import to_canvas
 from data.store.packed_store import PackedStore
-from models.encoders import Encoder, build_encoder
-from models.params import EncoderParams
-from models.weights import load_weights
+from models.encoders.images.encoder import Encoder, build_encoder
+from models.encoders.params import EncoderParams
+from models.encoders.weights import load_weights
 from tasks.drift import ALPHA, described
 from tasks.fitting import PRETRAINED, STORE
 from tasks.two_sample import PERMUTATIONS, Comparison, Sample, compare

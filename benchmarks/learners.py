@@ -22,12 +22,12 @@ from data.images.augment import build_augmenter
 from data.randomness import keyed_seed
 from data.store.packed_store import PackedStore
 from data.store.splits import draw_labels
-from models.encoders import Encoder, build_encoder
+from models.encoders.images.encoder import Encoder, build_encoder
+from models.encoders.params import EncoderParams
+from models.encoders.weights import load_weights
 from models.learners import FinetuneParams, fit_classifier
 from models.learners.logistic import assign_folds
-from models.params import EncoderParams
-from models.randomness import seeded
-from models.weights import load_weights
+from models.training.randomness import seeded
 from tasks.fitting import PRETRAINED, STORE
 from tasks.params import load_params
 

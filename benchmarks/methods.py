@@ -47,17 +47,17 @@ from data.images.augment import build_augmenter
 from data.packing.pack import pack
 from data.store.packed_store import PackedStore, evenly_spread, read_test_labels
 from data.store.splits import draw_labels
-from models.encoders import Encoder, build_encoder
-from models.extraction import extract_features
+from models.encoders.batch_norm import measure_norms
+from models.encoders.feature_metrics import knn_accuracy
+from models.encoders.features import extract_features
+from models.encoders.images.encoder import Encoder, build_encoder
+from models.encoders.images.pixels import to_float
+from models.encoders.params import Readout
 from models.learners import LinearProbeParams, fit_classifier
 from models.learners.logistic import choose_penalty, fit_logistic
-from models.methods.method import Method
+from models.methods.base import Method
 from models.methods.registry import METHODS
-from models.metrics import knn_accuracy
-from models.norms import measure_norms
-from models.params import Readout
-from models.randomness import seeded
-from models.tensors import to_float
+from models.training.randomness import seeded
 from tasks.errors import TaskError
 from tasks.params import Params
 from tasks.pretrain import WATCHED, view_policies
@@ -149,7 +149,7 @@ def pretrain(params: Any, store: PackedStore, seed: int, steps: int) -> Method:
     from lightning.pytorch import Trainer
 
     from data.images.views import ViewsDataModule
-    from models.pretraining import Pretraining
+    from models.pretraining.module import Pretraining
 
     method = method_for(params, store, seed)
     rows = store.rows("train")

@@ -31,10 +31,10 @@ from data.packing.pack import pack
 from data.sources.params import DataParams
 from data.store.packed_store import PackedStore
 from flows.settings import change_settings
-from models.encoders import build_encoder
+from models.encoders.images.encoder import build_encoder
 from models.methods import build_method
-from models.methods.method import Method
-from models.optimizers import build_optimizer, decay_groups
+from models.methods.base import Method
+from models.training.optimizers import build_optimizer, decay_groups
 from tasks.params import Params, PretrainParams, load_params
 from tasks.pretrain import view_policies
 
@@ -147,7 +147,7 @@ def run_loop(
     """The real thing: Lightning's trainer over our DataModule, until the callback stops it."""
     from lightning.pytorch import Trainer
 
-    from models.pretraining import Pretraining
+    from models.pretraining.module import Pretraining
 
     augmentation = params.augmentation.model_copy(update={"engine": engine})
     data = ViewsDataModule(

@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from data.randomness import keyed_seed
 from data.store.packed_store import PackedStore, evenly_spread
 from data.store.shards import images_within
-from models.encoders import build_encoder
+from models.encoders.images.encoder import build_encoder
+from models.encoders.params import EncoderParams
+from models.encoders.weights import load_weights
 from models.learners import FinetuneParams, build_classifier
 from models.learners.classifier import Classifier
 from models.learners.logistic import assign_folds
-from models.params import EncoderParams
-from models.randomness import seeded
-from models.weights import load_weights
+from models.training.randomness import seeded
 from tasks.fitting import PRETRAINED, Fit
 
 # The refits together take as many steps as one fit: with five draws a tenth of the stage's time.

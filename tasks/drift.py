@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from data.samples import Sample as Image
     from data.sources.params import DataParams
     from data.store.packed_store import PackedStore
-    from models.encoders import Encoder
+    from models.encoders.images.encoder import Encoder
     from tasks.two_sample import Sample
 
 STORE = "artifacts/prepare/store"
@@ -164,9 +164,9 @@ def opened(root: Path, commit: str) -> Iterator[tuple[PackedStore, Encoder]]:
         UnmeasuredError: The commit or the files are not here.
     """
     from data.store.packed_store import PackedStore
-    from models.encoders import build_encoder
-    from models.params import EncoderParams
-    from models.weights import load_weights
+    from models.encoders.images.encoder import build_encoder
+    from models.encoders.params import EncoderParams
+    from models.encoders.weights import load_weights
 
     try:
         made = outputs_of(root, commit)
@@ -258,7 +258,7 @@ def described(images: np.ndarray, encoder: Encoder) -> Sample:
     """What the test sees of images (uint8): features, and brightness and contrast a channel."""
     import torch
 
-    from models.extraction import extract_features
+    from models.encoders.features import extract_features
     from tasks.two_sample import Sample
 
     scaled = images.reshape(len(images), -1, images.shape[-1]) / 255.0

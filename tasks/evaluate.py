@@ -19,18 +19,18 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from data.store.packed_store import PackedStore, read_test_labels
-from models.encoders import Encoder, build_encoder
-from models.extraction import extract_features
+from models.encoders.feature_metrics import knn_accuracy
+from models.encoders.features import extract_features
+from models.encoders.images.encoder import Encoder, build_encoder
+from models.encoders.images.pixels import to_float
+from models.encoders.params import EncoderParams
+from models.encoders.weights import load_weights
 from models.learners import (
     LearnerParams,
     LinearProbeParams,
     build_classifier,
     fit_classifier,
 )
-from models.metrics import knn_accuracy
-from models.params import EncoderParams
-from models.tensors import to_float
-from models.weights import load_weights
 from tasks import intervals, measures
 from tasks.errors import TaskError
 from tasks.exhibits import Findings, TestSet, chunks, collect, encode

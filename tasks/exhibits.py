@@ -18,8 +18,8 @@ from torch import Tensor
 from data.store.packed_store import PackedStore, evenly_spread, read_test_sources
 from data.store.quarantine import kind_of
 from data.store.shards import images_within
-from models.encoders import Encoder
-from models.extraction import extract_features
+from models.encoders.features import extract_features
+from models.encoders.images.encoder import Encoder
 from tasks import measures
 from tasks.embedding_map import place_in_plane
 from tasks.params import EvaluateParams

@@ -12,7 +12,7 @@ from tasks.export_readme import CONFIG, ENCODER, README, describe_features, writ
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from models.encoders import Encoder
+    from models.encoders.images.encoder import Encoder
     from tasks.serving import ServedModel
 
 # Largest difference to torch that an exported probability or feature may have, beside the values'
@@ -28,14 +28,14 @@ def export_encoder(model: ServedModel, encoder: dict[str, Any], folder: Path) ->
 
     Args:
         model: The version's model.
-        encoder: Its settings (`models.params.EncoderParams`).
+        encoder: Its settings (`models.encoders.params.EncoderParams`).
         folder: An existing folder, empty but for the classifier.
 
     Returns:
         The content of config.json.
     """
-    from models.resnet_tiny import TinyResNet
-    from models.weights import save_weights
+    from models.encoders.images.resnet_tiny import TinyResNet
+    from models.encoders.weights import save_weights
 
     whole = model.classifier.encoder
     plain = isinstance(whole.network, TinyResNet)
@@ -115,7 +115,7 @@ def _network(model: ServedModel) -> nn.Module:
     """From stored images to probabilities and features, as one module."""
     from torch import nn
 
-    from models.tensors import to_float
+    from models.encoders.images.pixels import to_float
 
     class Network(nn.Module):
         def __init__(self) -> None:

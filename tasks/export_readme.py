@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from models.encoders import Encoder
+    from models.encoders.images.encoder import Encoder
 
 ENCODER, CONFIG, README, CLASSIFIER = (
     "encoder.safetensors", "config.json", "README.md", "classifier.onnx",
@@ -14,7 +14,7 @@ ENCODER, CONFIG, README, CLASSIFIER = (
 
 def describe_features(encoder: Encoder) -> dict[str, Any]:
     """Of Instar's features and of the network's own, pooled ones: how many columns, and of what."""
-    from models.params import Readout
+    from models.encoders.params import Readout
 
     pooled = encoder.read_out_dim(Readout())
     grids = None if encoder.readout == Readout() else encoder.grids(encoder.readout)
@@ -200,8 +200,8 @@ def _feature_lines(grids: list[list[int]]) -> list[str]:
 
 def _instar_lines() -> list[str]:
     return [
-        "import json; from models.encoders import build_encoder, EncoderParams; "
-        "from models.weights import load_weights",
+        "import json; from models.encoders.images.encoder import build_encoder, EncoderParams; "
+        "from models.encoders.weights import load_weights",
         f'c = json.load(open("{CONFIG}")); model = build_encoder(EncoderParams(**c["encoder"]), '
         'c["input"]["channels"], c["input"]["size"], c["mean"], c["std"])',
         f'load_weights(model, "{ENCODER}")',

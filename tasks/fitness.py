@@ -13,7 +13,8 @@ from typing import Any
 from data.packing.census import Census, count_listed
 from data.sources.params import DataParams
 from data.store.splits import drawn_labels, smallest_fraction
-from models.methods.params import DeepClusterV2Params, MoCoV2Params
+from models.methods.clustering.params import DeepClusterV2Params
+from models.methods.contrastive.params import MoCoV2Params
 from tasks.errors import TaskError
 from tasks.params import Params, PretrainParams, load_params, validate_params
 

@@ -25,11 +25,11 @@ import torch
 
 from data.images.augment import build_augmenter
 from data.store.packed_store import PackedStore
-from models.encoders import Encoder, build_encoder
+from models.encoders.images.encoder import Encoder, build_encoder
+from models.encoders.params import EncoderParams
+from models.encoders.weights import load_weights, save_weights
 from models.learners import FinetuneParams as FineTuning
 from models.learners import fit_classifier
-from models.params import EncoderParams
-from models.weights import load_weights, save_weights
 from tasks.errors import TaskError
 from tasks.params import FinetuneParams
 from tasks.scratch import keep, kept

@@ -1,6 +1,6 @@
 """What is measured on the test set: pure functions of arrays.
 
-kNN and linear-probe accuracies come from `models.metrics` and `models.learners`.
+kNN and linear-probe accuracies come from `models.encoders.feature_metrics` and `models.learners`.
 
 Written out on numpy since importing scikit-learn costs as long as the whole prediction; the tests
 hold every number to scikit-learn's and scipy's.

@@ -12,10 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from data.images.augment.params import AugmentationParams
 from data.sources.params import DataParams
+from models.encoders.params import EncoderParams
 from models.learners import FinetuneParams as FineTuning
 from models.learners import LearnerParams
 from models.methods import MethodParams
-from models.params import EncoderParams, OptimizerParams
+from models.training.params import OptimizerParams
 from tasks.errors import TaskError
 from tasks.project_files import read_yaml
 

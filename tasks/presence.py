@@ -25,7 +25,9 @@ def require_presence(params: Params, root: Path) -> None:
     """
     _require_data(params.data, root)
     if params.pretrain.encoder.name != "resnet_tiny":
-        from models.timm_encoders import require_known  # timm takes seconds to import
+        from models.encoders.images.timm_network import (
+            require_known,  # timm takes seconds to import
+        )
 
         require_known(params.pretrain.encoder.name)
 

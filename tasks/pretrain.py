@@ -23,18 +23,18 @@ from data.packing.census import count_packed
 from data.store.packed_store import PackedStore, evenly_spread
 from data.store.shards import images_within
 from data.store.splits import draw_labels
-from models.encoders import build_encoder
+from models.encoders.batch_norm import measure_norms
+from models.encoders.images.encoder import build_encoder
+from models.encoders.images.pixels import to_float
+from models.encoders.weights import save_weights
 from models.errors import UnhealthyError
 from models.methods import build_method
-from models.methods.method import Method
-from models.methods.params import MultiCropSettings
-from models.modes import evaluating
-from models.monitors import CollapseMonitor, EpochHistory, OnlineKNN
-from models.norms import measure_norms
-from models.pretraining import Pretraining
-from models.randomness import seeded
-from models.tensors import to_float
-from models.weights import save_weights
+from models.methods.base import Method
+from models.methods.settings import MultiCropSettings
+from models.pretraining.callbacks import CollapseMonitor, EpochHistory, OnlineKNN
+from models.pretraining.module import Pretraining
+from models.training.eval_mode import evaluating
+from models.training.randomness import seeded
 from tasks.checkpoints import EpochCheckpoints, WholeFiles, epochs_done, newest_checkpoint
 from tasks.fitness import require_fitting
 from tasks.params import PretrainParams

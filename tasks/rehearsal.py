@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from models.encoders.params import Readout
 from models.errors import ModelError
-from models.methods.params import DeepClusterV2Params, MultiCropSettings
-from models.params import Readout
+from models.methods.clustering.params import DeepClusterV2Params
+from models.methods.settings import MultiCropSettings
 from tasks.errors import TaskError
 from tasks.fitness import Misfit, with_remedy
 from tasks.params import Params
 
 if TYPE_CHECKING:
-    from models.encoders import Encoder
+    from models.encoders.images.encoder import Encoder
 
 READOUTS = ("pretrain.encoder", "finetune.learner", "finetune.control.learner")
 # Images of a step that is tried: two in each group of a batch that is normed in four.
@@ -79,7 +80,7 @@ def _first_problem(params: Params) -> Misfit | None:
 
 def _pooled_encoder(params: Params) -> Encoder:
     """The encoder without its readout, which is tried apart."""
-    from models.encoders import build_encoder
+    from models.encoders.images.encoder import build_encoder
 
     described = params.pretrain.encoder.model_copy(update={"readout": Readout()})
     grey = [0.5] * params.data.channels
@@ -114,9 +115,9 @@ def _try_step(params: Params, pooled: Encoder) -> None:
     """Take the loss of a step on images of noise; raise ModelError if that is refused."""
     import torch
 
-    from models.encoders import Encoder
+    from models.encoders.images.encoder import Encoder
     from models.methods import build_method
-    from models.randomness import seeded
+    from models.training.randomness import seeded
 
     settings, policy = params.pretrain.method, params.pretrain.augmentation
     grey = [0.5] * params.data.channels

@@ -111,7 +111,7 @@ class ServedModel:
         import numpy as np
         import torch
 
-        from models.extraction import extract_features
+        from models.encoders.features import extract_features
 
         batch = torch.from_numpy(canvases)
         probabilities = self.classifier.predict_proba(batch).numpy()
@@ -190,10 +190,10 @@ def build_served_model(description: dict[str, Any], weights: Path) -> ServedMode
     import torch
     from pydantic import TypeAdapter
 
-    from models.encoders import build_encoder
+    from models.encoders.images.encoder import build_encoder
+    from models.encoders.params import EncoderParams
+    from models.encoders.weights import load_weights
     from models.learners import LearnerParams, build_classifier
-    from models.params import EncoderParams
-    from models.weights import load_weights
 
     encoder = build_encoder(
         EncoderParams.model_validate(description["encoder"]),

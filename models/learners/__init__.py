@@ -12,7 +12,7 @@ from models.learners.params import FinetuneParams, LearnerParams, LinearProbePar
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from models.encoders import Encoder
+    from models.encoders.images.encoder import Encoder
     from models.learners.classifier import Classifier
     from models.learners.task import Augment, LabelledTask
 
@@ -75,7 +75,7 @@ def fit_classifier(
             number.
     """
     from models.learners.task import LabelledTask
-    from models.randomness import seeded
+    from models.training.randomness import seeded
 
     task = LabelledTask(encoder, images, labels, classes, augment, seed, on_report)
     with seeded(seed, "learner"):

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from models.encoders import Encoder
-from models.modes import evaluating
-from models.params import Readout
-from models.tensors import to_float
+from models.encoders.images.encoder import Encoder
+from models.encoders.images.pixels import to_float
+from models.encoders.params import Readout
+from models.training.eval_mode import evaluating
 
 
 class Classifier(nn.Module):

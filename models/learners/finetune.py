@@ -14,18 +14,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from models.encoders import Encoder
+from models.encoders.images.encoder import Encoder
+from models.encoders.params import Readout
 from models.errors import ModelError
-from models.heads import fold_scaling
+from models.layers.heads import fold_scaling
 from models.learners.averaging import WeightAverage
 from models.learners.classifier import Classifier
 from models.learners.linear_probe import fit_probe
 from models.learners.params import FinetuneParams, LinearProbeParams
 from models.learners.task import LabelledTask
-from models.optimizers import build_optimizer, decay_groups
-from models.params import Readout
-from models.randomness import keyed_seed, reseed
-from models.schedules import warmup_cosine
+from models.training.optimizers import build_optimizer, decay_groups
+from models.training.randomness import keyed_seed, reseed
+from models.training.schedules import warmup_cosine
 
 # How often a fit tells where it is.
 REPORTS = 40

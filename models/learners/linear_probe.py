@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.encoders import Encoder
-from models.extraction import extract_features
-from models.heads import fold_scaling
+from models.encoders.features import extract_features
+from models.encoders.images.encoder import Encoder
+from models.layers.heads import fold_scaling
 from models.learners.classifier import Classifier
 from models.learners.logistic import choose_penalty, fit_logistic
 from models.learners.params import LinearProbeParams

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
-from models.params import Readout
+from models.encoders.params import Readout
 
 _LAYOUT = Readout(grid=7, stages=2)
 

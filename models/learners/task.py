@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.encoders import Encoder
+from models.encoders.images.encoder import Encoder
 from models.errors import ModelError
 
 Augment = Callable[[Tensor, int], Tensor]

@@ -1,17 +1,18 @@
 """Self-supervised methods by name; importing this package does not import torch.
 
-A method is a module with an `encoder`, trained in place; `models.methods.method` says what it
+A method is a module with an `encoder`, trained in place; `models.methods.base` says what it
 takes and gives, docs/add-a-method.md how to add one.
 """
 
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from models.methods.params import MethodParams, SimCLRParams
+from models.methods.contrastive.params import SimCLRParams
+from models.methods.params import MethodParams
 
 if TYPE_CHECKING:
-    from models.encoders import Encoder
-    from models.methods.method import Method
+    from models.encoders.images.encoder import Encoder
+    from models.methods.base import Method
 
 __all__ = ["MethodParams", "SimCLRParams", "build_method"]
 
@@ -27,7 +28,7 @@ def build_method(params: MethodParams, encoder: "Encoder", seed: int | None = No
     """
     # Imported here, so that reading the settings costs no import of torch.
     from models.methods.registry import METHODS
-    from models.randomness import seeded
+    from models.training.randomness import seeded
 
     with nullcontext() if seed is None else seeded(seed, "method"):
         return METHODS[params.name](params, encoder)

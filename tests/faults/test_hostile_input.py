@@ -211,8 +211,8 @@ def test_a_pickle_as_the_weights_is_refused_and_runs_no_code(tmp_path):
     import torch
     from torch import nn
 
+    from models.encoders.weights import load_weights
     from models.errors import ModelError
-    from models.weights import load_weights
 
     weights = tmp_path / "encoder.safetensors"
     for write in (lambda trap: weights.write_bytes(pickle.dumps(trap)),

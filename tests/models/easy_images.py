@@ -2,8 +2,8 @@
 
 import torch
 
-from models.encoders import build_encoder
-from models.params import EncoderParams
+from models.encoders.images.encoder import build_encoder
+from models.encoders.params import EncoderParams
 
 
 def easy_images(count, classes=4, size=16, channels=1, seed=0):

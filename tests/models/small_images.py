@@ -2,8 +2,8 @@
 
 import torch
 
-from models.optimizers import build_optimizer, decay_groups
-from models.randomness import seeded
+from models.training.optimizers import build_optimizer, decay_groups
+from models.training.randomness import seeded
 from tests.models.easy_images import easy_images, plain_augment
 
 

@@ -22,7 +22,7 @@ def test_method_added_by_the_recipe_keeps_the_contract(tmp_path):
     insert(methods / "params.py", "    | SimSiamParams", "    | UniformityParams\n")
     insert(methods / "registry.py", '    "vicreg"', line)
     imported = "from models.methods.uniformity import Uniformity\n"
-    insert(methods / "registry.py", "from models.methods.vicreg", imported)
+    insert(methods / "registry.py", "from models.methods.decorrelation.vicreg", imported)
     contract = ["tests/models/test_method_contract.py", "-k", "uniformity or registered"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *contract],

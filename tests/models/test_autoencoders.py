@@ -5,15 +5,15 @@ import math
 import pytest
 import torch
 
-from models.decoders import Decoder
-from models.losses import psnr
 from models.methods import build_method
-from models.methods.params import (
+from models.methods.generative.decoder import Decoder
+from models.methods.generative.params import (
     AutoencoderParams,
     DenoisingAutoencoderParams,
     VAEParams,
 )
-from models.randomness import seeded
+from models.methods.losses import psnr
+from models.training.randomness import seeded
 from tests.models.easy_images import small_encoder
 from tests.models.small_images import images, noise, output, train
 

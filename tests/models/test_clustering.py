@@ -8,7 +8,14 @@ import torch.nn.functional as F
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
-from models.clustering import (
+from models.encoders.images.encoder import build_encoder
+from models.encoders.params import EncoderParams
+from models.errors import ModelError
+from models.methods import build_method
+from models.methods.base import encode_crops
+from models.methods.clustering.deepcluster_v2 import share_moved
+from models.methods.clustering.params import DeepClusterV2Params, SwAVParams
+from models.methods.prototypes import (
     Prototypes,
     in_use,
     nearest,
@@ -16,14 +23,8 @@ from models.clustering import (
     spherical_kmeans,
     swapped_prediction,
 )
-from models.encoders import build_encoder
-from models.errors import ModelError
-from models.methods import build_method
-from models.methods.deepcluster_v2 import share_moved
-from models.methods.method import encode_crops
-from models.methods.params import DeepClusterV2Params, DINOParams, SwAVParams
-from models.params import EncoderParams
-from models.randomness import seeded
+from models.methods.self_distillation.params import DINOParams
+from models.training.randomness import seeded
 from tests.models.easy_images import easy_images, plain_augment, small_encoder
 
 COUNT, LOCAL = 16, 3

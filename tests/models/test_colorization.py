@@ -7,10 +7,8 @@ import torch
 
 from models.errors import ModelError
 from models.methods import build_method
-from models.methods.colorization import chroma, luma, to_rgb
-from models.methods.params import (
-    ColorizationParams,
-)
+from models.methods.generative.colorization import chroma, luma, to_rgb
+from models.methods.generative.params import ColorizationParams
 from tests.models.easy_images import easy_images, plain_augment, small_encoder
 from tests.models.small_images import images, noise, output, train
 

@@ -3,22 +3,13 @@
 import pytest
 import torch
 
+from models.encoders.images.vit_tokens import embed, encode, keep, marked, split, whole_patches
+from models.layers.momentum import MomentumCopy
 from models.methods import build_method
-from models.methods.data2vec import contextual_targets
-from models.methods.params import (
-    Data2Vec2Params,
-)
-from models.momentum import MomentumCopy
-from models.optimizers import decay_groups
-from models.randomness import seeded
-from models.tokens import (
-    embed,
-    encode,
-    keep,
-    marked,
-    split,
-    whole_patches,
-)
+from models.methods.masked.data2vec import contextual_targets
+from models.methods.masked.params import Data2Vec2Params
+from models.training.optimizers import decay_groups
+from models.training.randomness import seeded
 from tests.models.tiny_vits import CPU, TAUGHT, batch_of, images, method_of, pixels_of, vit
 
 

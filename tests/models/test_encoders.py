@@ -2,10 +2,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.encoders import build_encoder
+from models.encoders.features import extract_features
+from models.encoders.images.encoder import build_encoder
+from models.encoders.params import EncoderParams, Readout
 from models.errors import ModelError
-from models.extraction import extract_features
-from models.params import EncoderParams, Readout
 from tests.models.easy_images import easy_images, small_encoder
 
 

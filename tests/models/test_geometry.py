@@ -5,8 +5,10 @@ import math
 import pytest
 import torch
 
-from models.encoders import build_encoder
-from models.geometry import (
+from models.encoders.images.encoder import build_encoder
+from models.encoders.params import EncoderParams
+from models.methods import build_method
+from models.methods.pretext.geometry import (
     angle_of,
     chordal_loss,
     cut_tiles,
@@ -20,22 +22,20 @@ from models.geometry import (
     tile_slack,
     turn,
 )
-from models.methods import build_method
-from models.methods.jigsaw import SHARE as JIGSAW_SHARE
-from models.methods.jigsaw import put_in_order
-from models.methods.params import (
+from models.methods.pretext.jigsaw import SHARE as JIGSAW_SHARE
+from models.methods.pretext.jigsaw import put_in_order
+from models.methods.pretext.params import (
     JigsawParams,
     RelativePositionParams,
     RelativeRotationParams,
     RotationParams,
 )
-from models.methods.relative_position import SHARE as POSITION_SHARE
-from models.methods.relative_position import SMALLEST, drop_colours, pairs
-from models.methods.relative_rotation import RelativeRotation
-from models.methods.tiles import draw_offsets, encode_tiles, only_size
-from models.optimizers import build_optimizer, decay_groups
-from models.params import EncoderParams
-from models.randomness import seeded
+from models.methods.pretext.relative_position import SHARE as POSITION_SHARE
+from models.methods.pretext.relative_position import SMALLEST, drop_colours, pairs
+from models.methods.pretext.relative_rotation import RelativeRotation
+from models.methods.pretext.tiles import draw_offsets, encode_tiles, only_size
+from models.training.optimizers import build_optimizer, decay_groups
+from models.training.randomness import seeded
 from tests.models.easy_images import plain_augment, small_encoder
 
 SIZES = [16, 20, 28, 32, 64, 225]

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.heads import mlp
+from models.layers.heads import mlp
 
 
 def kinds(head):

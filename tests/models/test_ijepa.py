@@ -6,16 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.methods.ijepa import TARGETS, draw_blocks
-from models.randomness import seeded
-from models.tokens import (
-    embed,
-    encode,
-    keep,
-    marked,
-    positions,
-    whole_patches,
-)
+from models.encoders.images.vit_tokens import embed, encode, keep, marked, positions, whole_patches
+from models.methods.masked.ijepa import TARGETS, draw_blocks
+from models.training.randomness import seeded
 from tests.models.tiny_vits import CPU, batch_of, images, method_of, pixels_of
 
 
@@ -53,7 +46,7 @@ def test_targets_are_rectangles_of_the_papers_sizes_anywhere():
 
 def test_context_takes_all_of_its_block_before_anything_else():
     # A block that is smaller than the context must be seen whole, but for the targets.
-    with seeded("blocks"), mock.patch("models.methods.ijepa.CONTEXT_SCALE", (0.25, 0.25)):
+    with seeded("blocks"), mock.patch("models.methods.masked.ijepa.CONTEXT_SCALE", (0.25, 0.25)):
         targets, context = draw_blocks(200, (14, 14), CPU)
     accounted = marked(torch.cat([targets.flatten(1), context], dim=1), 196).view(-1, 1, 14, 14)
     filled = F.avg_pool2d(accounted.float(), 7, stride=1) == 1  # squares of 7 x 7

@@ -6,10 +6,8 @@ import pytest
 import torch
 
 from models.methods import build_method
-from models.methods.params import (
-    InpaintingParams,
-)
-from models.randomness import seeded
+from models.methods.generative.params import InpaintingParams
+from models.training.randomness import seeded
 from tests.models.easy_images import small_encoder
 from tests.models.small_images import images, output
 

@@ -3,13 +3,13 @@ import torch
 from pydantic import TypeAdapter
 from sklearn.linear_model import LogisticRegression
 
+from models.encoders.features import extract_features
+from models.encoders.params import Readout
 from models.errors import ModelError
-from models.extraction import extract_features
 from models.learners import FinetuneParams, LearnerParams, LinearProbeParams, fit_classifier
 from models.learners.averaging import WeightAverage
 from models.learners.finetune import StandardisedClassifier
 from models.learners.logistic import assign_folds, choose_penalty, fit_logistic
-from models.params import Readout
 from tests.models.easy_images import easy_images, plain_augment, small_encoder
 
 READOUT = Readout(grid=2, stages=2)

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from models.losses import (
+from models.methods.losses import (
     barlow_twins,
     covariance_penalty,
     cross_correlation,

@@ -6,19 +6,11 @@ from unittest import mock
 import pytest
 import torch
 
+from models.encoders.images.vit_tokens import embed, encode, keep, patchify, whole_patches
 from models.methods import build_method
-from models.methods.mae import loss_on_masked, per_patch_normalised
-from models.methods.params import (
-    MAEParams,
-)
-from models.randomness import seeded
-from models.tokens import (
-    embed,
-    encode,
-    keep,
-    patchify,
-    whole_patches,
-)
+from models.methods.masked.mae import loss_on_masked, per_patch_normalised
+from models.methods.masked.params import MAEParams
+from models.training.randomness import seeded
 from tests.models.tiny_vits import (
     batch_of,
     images,

@@ -10,15 +10,15 @@ from safetensors.torch import load_file
 
 from data.images.augment import build_augmenter
 from data.images.augment.params import AugmentationParams
-from models.encoders import build_encoder
+from models.encoders.images.encoder import build_encoder
+from models.encoders.params import EncoderParams, Readout
+from models.encoders.weights import load_weights, save_weights
 from models.errors import ModelError
 from models.learners import LEARNERS, LinearProbeParams, build_classifier
 from models.methods import MethodParams, build_method
 from models.methods.registry import METHODS
-from models.optimizers import build_optimizer, decay_groups
-from models.params import EncoderParams, Readout
-from models.randomness import seeded
-from models.weights import load_weights, save_weights
+from models.training.optimizers import build_optimizer, decay_groups
+from models.training.randomness import seeded
 
 # One of each family, small enough to be held to everything.
 SMALL = {
@@ -95,7 +95,7 @@ def optimizer_for(method):
 
 
 def step(method, optimizer, batch, number=0):
-    """One step as `models.pretraining` makes it; gives the loss before it."""
+    """One step as `models.pretraining.module` makes it; gives the loss before it."""
     with seeded("step", number):
         loss = method.training_step(batch)["loss"]
     optimizer.zero_grad()

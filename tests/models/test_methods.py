@@ -7,32 +7,26 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.encoders import build_encoder
+from models.encoders.images.encoder import build_encoder
+from models.encoders.params import EncoderParams
 from models.errors import UnhealthyError
-from models.losses import (
+from models.layers.momentum import MomentumCopy, enqueue
+from models.methods import build_method
+from models.methods.contrastive.params import MoCoV2Params, MoCoV3Params, NNCLRParams
+from models.methods.decorrelation.params import BarlowTwinsParams, LeJEPAParams, VICRegParams
+from models.methods.losses import (
     covariance_penalty,
     cross_correlation,
     info_nce,
     sigreg,
     variance_hinge,
 )
-from models.methods import build_method
-from models.methods.params import (
-    BarlowTwinsParams,
-    BYOLParams,
-    LeJEPAParams,
-    MoCoV2Params,
-    MoCoV3Params,
-    NNCLRParams,
-    SimSiamParams,
-    VICRegParams,
-)
-from models.momentum import MomentumCopy, enqueue
-from models.monitors import CollapseMonitor
-from models.optimizers import decay_groups
-from models.params import EncoderParams, OptimizerParams
-from models.randomness import seeded
-from models.schedules import momentum_to_one
+from models.methods.self_distillation.params import BYOLParams, SimSiamParams
+from models.pretraining.callbacks import CollapseMonitor
+from models.training.optimizers import decay_groups
+from models.training.params import OptimizerParams
+from models.training.randomness import seeded
+from models.training.schedules import momentum_to_one
 from tests.models.easy_images import easy_images, plain_augment, small_encoder
 from tests.models.test_pretraining import train
 
@@ -167,7 +161,7 @@ def test_moco_v2_contrasts_with_former_keys_only():
     keys = []
     for step in range(3):
         before = method.queue.clone()
-        with mock.patch("models.methods.moco_v2.info_nce", wraps=info_nce) as contrast:
+        with mock.patch("models.methods.contrastive.moco_v2.info_nce", wraps=info_nce) as contrast:
             method.training_step(pair(seed=step))
         _, key, _, negatives = contrast.call_args.args
         assert torch.equal(negatives, before)
@@ -187,7 +181,7 @@ def test_moco_v2_norms_keys_in_shuffled_groups_and_gives_them_back_in_order():
             return images.flatten(1)
 
     method.teacher = Pixels()
-    with mock.patch("models.methods.moco_v2.info_nce", wraps=info_nce) as contrast:
+    with mock.patch("models.methods.contrastive.moco_v2.info_nce", wraps=info_nce) as contrast:
         method.training_step(batch)
     second = batch["views"][1]
     assert torch.equal(contrast.call_args.args[1], second.flatten(1))
@@ -199,7 +193,7 @@ def test_nnclr_takes_its_neighbours_from_former_batches():
     method = build_method(NNCLRParams(support=48), small_encoder(), seed=0)
     for step in range(3):
         before = method.support.clone()
-        with mock.patch("models.methods.nnclr.info_nce", wraps=info_nce) as contrast:
+        with mock.patch("models.methods.contrastive.nnclr.info_nce", wraps=info_nce) as contrast:
             z1 = method.training_step(pair(seed=step))["embeddings"]
         assert contrast.call_count == 2
         for call in contrast.call_args_list:

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from models.metrics import feature_std, knn_accuracy, knn_scores, rankme
+from models.encoders.feature_metrics import feature_std, knn_accuracy, knn_scores, rankme
 
 
 @pytest.mark.parametrize("rank", [1, 3, 16])

@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from models.errors import UnhealthyError
-from models.losses import negative_cosine
 from models.methods import build_method
-from models.methods.byol import BYOL
-from models.methods.method import two_views
-from models.methods.params import BYOLParams, SimSiamParams
-from models.methods.simsiam import SimSiam
-from models.monitors import CollapseMonitor
-from models.params import OptimizerParams
+from models.methods.base import two_views
+from models.methods.losses import negative_cosine
+from models.methods.self_distillation.byol import BYOL
+from models.methods.self_distillation.params import BYOLParams, SimSiamParams
+from models.methods.self_distillation.simsiam import SimSiam
+from models.pretraining.callbacks import CollapseMonitor
+from models.training.params import OptimizerParams
 from tests.models.easy_images import easy_images, small_encoder
 from tests.models.test_pretraining import STEPS, Collapsing, train
 

@@ -3,9 +3,9 @@
 import torch
 from torch import nn
 
-from models.encoders import build_encoder
-from models.norms import measure_norms
-from models.params import EncoderParams
+from models.encoders.batch_norm import measure_norms
+from models.encoders.images.encoder import build_encoder
+from models.encoders.params import EncoderParams
 
 IMAGES = torch.rand(300, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 

@@ -7,11 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from models.methods import build_method
-from models.methods.params import (
-    PixelCNNParams,
-)
-from models.methods.pixelcnn import PixelDecoder
-from models.randomness import seeded
+from models.methods.generative.params import PixelCNNParams
+from models.methods.generative.pixelcnn import PixelDecoder
+from models.training.randomness import seeded
 from tests.models.easy_images import small_encoder
 from tests.models.small_images import images, noise, output, train
 

@@ -5,15 +5,15 @@ import torch
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
+from models.encoders.weights import save_weights
 from models.errors import ModelError
 from models.methods import SimCLRParams, build_method
-from models.methods.method import Method
-from models.monitors import CollapseMonitor, EpochHistory, OnlineKNN
-from models.optimizers import build_optimizer, decay_groups
-from models.params import OptimizerParams
-from models.pretraining import Pretraining
-from models.schedules import warmup_cosine
-from models.weights import save_weights
+from models.methods.base import Method
+from models.pretraining.callbacks import CollapseMonitor, EpochHistory, OnlineKNN
+from models.pretraining.module import Pretraining
+from models.training.optimizers import build_optimizer, decay_groups
+from models.training.params import OptimizerParams
+from models.training.schedules import warmup_cosine
 from tests.models.easy_images import easy_images, plain_augment, small_encoder
 
 EPOCHS, STEPS = 3, 4

@@ -3,7 +3,7 @@ from itertools import pairwise
 
 import pytest
 
-from models.schedules import warmup_cosine
+from models.training.schedules import warmup_cosine
 
 
 def test_schedule_rises_in_a_line_then_falls_as_half_a_cosine_to_zero():

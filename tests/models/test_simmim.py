@@ -3,13 +3,11 @@
 import pytest
 import torch
 
+from models.encoders.params import EncoderParams
 from models.methods import build_method
-from models.methods.params import (
-    SimMIMParams,
-)
-from models.methods.simmim import mean_on_masked
-from models.params import EncoderParams
-from models.randomness import seeded
+from models.methods.masked.params import SimMIMParams
+from models.methods.masked.simmim import mean_on_masked
+from models.training.randomness import seeded
 from tests.models.easy_images import small_encoder
 from tests.models.tiny_vits import VIT, batch_of, images, random, vit
 

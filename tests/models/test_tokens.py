@@ -6,13 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.errors import ModelError
-from models.methods import build_method
-from models.metrics import feature_std
-from models.optimizers import build_optimizer, decay_groups
-from models.params import EncoderParams, Readout
-from models.randomness import seeded
-from models.tokens import (
+from models.encoders.feature_metrics import feature_std
+from models.encoders.images.vit_tokens import (
     embed,
     encode,
     gather,
@@ -29,6 +24,11 @@ from models.tokens import (
     unpatchify,
     whole_patches,
 )
+from models.encoders.params import EncoderParams, Readout
+from models.errors import ModelError
+from models.methods import build_method
+from models.training.optimizers import build_optimizer, decay_groups
+from models.training.randomness import seeded
 from tests.models.easy_images import easy_images, plain_augment, small_encoder
 from tests.models.tiny_vits import (
     CPU,

@@ -5,12 +5,10 @@ import math
 import pytest
 import torch
 
-from models.losses import gaussian_kl, gaussian_nll
 from models.methods import build_method
-from models.methods.params import (
-    VAEParams,
-)
-from models.randomness import seeded
+from models.methods.generative.params import VAEParams
+from models.methods.losses import gaussian_kl, gaussian_nll
+from models.training.randomness import seeded
 from tests.models.easy_images import small_encoder
 from tests.models.small_images import images, noise, output
 

@@ -5,8 +5,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from models.encoders.weights import load_weights, save_weights
 from models.errors import ModelError
-from models.weights import load_weights, save_weights
 
 
 def network(seed, width=4):

@@ -2,15 +2,10 @@
 
 import torch
 
-from models.encoders import build_encoder
+from models.encoders.images.encoder import build_encoder
+from models.encoders.params import EncoderParams
 from models.methods import build_method
-from models.methods.params import (
-    Data2Vec2Params,
-    Data2VecParams,
-    IJEPAParams,
-    MAEParams,
-)
-from models.params import EncoderParams
+from models.methods.masked.params import Data2Vec2Params, Data2VecParams, IJEPAParams, MAEParams
 
 VIT = EncoderParams(name="test_vit", patch_size=4)
 TOKEN_METHODS = {

@@ -172,11 +172,11 @@ def predictions(seed, right, images=120, draws=5):
 
 def write_classifier(folder, seed):
     """Real weights and their description, as the stage finetune writes them."""
-    from models.encoders import build_encoder
+    from models.encoders.images.encoder import build_encoder
+    from models.encoders.params import EncoderParams
+    from models.encoders.weights import save_weights
     from models.learners import LinearProbeParams, build_classifier
-    from models.params import EncoderParams
-    from models.randomness import seeded
-    from models.weights import save_weights
+    from models.training.randomness import seeded
 
     encoder = build_encoder(EncoderParams.model_validate(ENCODER), 1, SIZE, [0.3], [0.3], seed=seed)
     with seeded(seed, "head"):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from models.errors import ModelError
-from models.methods.simclr import SimCLR
+from models.methods.contrastive.simclr import SimCLR
 from tasks import pretrain as pretraining
 from tasks.checkpoints import newest_checkpoint
 from tasks.pretrain import Speedometer, pretrain

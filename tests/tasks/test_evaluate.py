@@ -17,11 +17,11 @@ from data.packing.pack import pack
 from data.sources.params import DataParams
 from data.store.packed_store import PackedStore, read_test_labels
 from data.store.splits import draw_labels
-from models.encoders import build_encoder
+from models.encoders.images.encoder import build_encoder
+from models.encoders.images.pixels import to_float
+from models.encoders.params import EncoderParams
+from models.encoders.weights import save_weights
 from models.learners import LinearProbeParams, fit_classifier
-from models.params import EncoderParams
-from models.tensors import to_float
-from models.weights import save_weights
 from tasks.errors import TaskError
 from tasks.evaluate import evaluate
 from tasks.params import EvaluateParams

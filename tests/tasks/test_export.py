@@ -9,10 +9,10 @@ import torch
 from torch.nn.functional import pad
 
 from flows import exporting
-from models.encoders import build_encoder
+from models.encoders.images.encoder import build_encoder
+from models.encoders.images.pixels import to_float
+from models.encoders.params import EncoderParams, Readout
 from models.learners import LinearProbeParams, build_classifier
-from models.params import EncoderParams, Readout
-from models.tensors import to_float
 from tasks import export
 from tasks.errors import TaskError
 from tasks.export import export_classifier, export_encoder

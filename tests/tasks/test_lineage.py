@@ -17,7 +17,7 @@ def status(root):
         ("params.yaml", "epochs: 2", "epochs: 3"),
         ("dvc.yaml", "python -m tasks.pretrain", "python -m tasks.pretrain --fast"),
         ("dvc.lock", "0123456789", "1123456789"),
-        ("models/heads.py", "import", "import  "),
+        ("models/layers/heads.py", "import", "import  "),
     ],
 )
 def test_key_changes_with_settings_command_inputs_and_code(project, file, old, new):
@@ -59,14 +59,14 @@ def test_unknown_stage_is_refused(project):
 
 def test_snapshot_holds_uncommitted_edits_and_leaves_the_checkout_alone(project):
     (project / "params.yaml").write_text((project / "params.yaml").read_text() + "# edited\n")
-    (project / "models" / "heads.py").write_text("staged = 1\n")
-    git(project, "add", "models/heads.py")
-    (project / "models" / "heads.py").write_text("edited = 2\n")
+    (project / "models" / "layers" / "heads.py").write_text("staged = 1\n")
+    git(project, "add", "models/layers/heads.py")
+    (project / "models" / "layers" / "heads.py").write_text("edited = 2\n")
     (project / "dvc.lock").write_text("schema: '2.0'\n")
     before = status(project)
     commit = lineage.snapshot_commit(project, "run-1")
     assert git(project, "rev-parse", "runs/run-1") == commit
-    assert git(project, "show", f"{commit}:models/heads.py") == "edited = 2"
+    assert git(project, "show", f"{commit}:models/layers/heads.py") == "edited = 2"
     assert git(project, "show", f"{commit}:params.yaml").endswith("# edited")
     assert git(project, "show", f"{commit}:dvc.lock") == "schema: '2.0'"
     assert git(project, "rev-parse", f"{commit}^") == git(project, "rev-parse", "HEAD")

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from data.store.packed_store import PackedStore, evenly_spread
-from models.encoders import build_encoder
+from models.encoders.images.encoder import build_encoder
+from models.encoders.images.pixels import to_float
+from models.encoders.weights import load_weights
+from models.methods.contrastive.simclr import SimCLR
 from models.methods.registry import METHODS
-from models.methods.simclr import SimCLR
-from models.modes import evaluating
-from models.tensors import to_float
-from models.weights import load_weights
+from models.training.eval_mode import evaluating
 from tasks.errors import TaskError
 from tasks.picture_rows import read_rows
 from tasks.pretrain import pretrain, view_policies

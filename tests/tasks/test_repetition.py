@@ -16,7 +16,7 @@ def edit(path, text):
     [
         lambda root: edit(root / "params.yaml", "evaluate: {bins: 7}\n"),
         lambda root: edit(root / "dvc.yaml", "  more: {cmd: x}\n"),
-        lambda root: edit(root / "models" / "losses.py", "\n"),
+        lambda root: edit(root / "models" / "methods" / "losses.py", "\n"),
         lambda root: (root / "data" / "raw" / "images.npz").write_bytes(b"other pixels"),
     ],
     ids=["settings", "pipeline", "code", "data"],

@@ -7,7 +7,7 @@ from tasks.stage import stage
 
 @pytest.mark.parametrize(
     ("file", "named"),
-    [("models/heads.py", "models"), ("params.yaml", "pretrain in params.yaml")],
+    [("models/layers/heads.py", "models"), ("params.yaml", "pretrain in params.yaml")],
 )
 def test_outputs_of_edited_inputs_are_refused_and_the_checkpoint_is_kept(
     project, monkeypatch, capsys, file, named

@@ -12,8 +12,8 @@ from PIL import Image
 
 from data.packing.pack import pack
 from flows.settings import change_settings
-from models.encoders import build_encoder
-from models.weights import save_weights
+from models.encoders.images.encoder import build_encoder
+from models.encoders.weights import save_weights
 from tasks import watching
 from tasks.drift import new_images, opened
 from tasks.errors import TaskError

@@ -1,0 +1,1 @@
+"""Methods that contrast images with each other."""

@@ -1,0 +1,1 @@
+"""Methods that shape the distribution of the embeddings."""

@@ -1,0 +1,1 @@
+"""Methods that rebuild images or parts of them."""

@@ -1,0 +1,1 @@
+"""Methods that predict hidden parts of an image."""

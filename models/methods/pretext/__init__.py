@@ -1,0 +1,1 @@
+"""Methods that solve a made-up task on each image."""

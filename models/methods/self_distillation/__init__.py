@@ -1,0 +1,1 @@
+"""Methods that learn from a copy of themselves, without negatives."""

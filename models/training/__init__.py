@@ -1,0 +1,1 @@
+"""What all training shares: optimizers, schedules, randomness."""
