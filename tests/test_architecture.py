@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from models.methods.registry import METHODS
+
 ROOT = Path(__file__).parent.parent
 ROOMS = ("flows", "tasks", "models", "data")
 ARROWS = {
@@ -76,7 +78,10 @@ def code_of(stage: str) -> set[str]:
         if name in seen or name in FRAME:
             continue
         seen.add(name)
-        for module in imported_modules(path):
+        modules = imported_modules(path)
+        if name == "models/methods/registry.py":
+            modules |= {f"models.methods.{entry.rpartition('.')[0]}" for entry in METHODS.values()}
+        for module in modules:
             if module.split(".")[0] in ROOMS:
                 todo += files_behind(module)
     return seen

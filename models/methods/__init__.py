@@ -27,8 +27,8 @@ def build_method(params: MethodParams, encoder: "Encoder", seed: int | None = No
             None draws from the global generator.
     """
     # Imported here, so that reading the settings costs no import of torch.
-    from models.methods.registry import METHODS
+    from models.methods.registry import method_class
     from models.training.randomness import seeded
 
     with nullcontext() if seed is None else seeded(seed, "method"):
-        return METHODS[params.name](params, encoder)
+        return method_class(params.name)(params, encoder)

@@ -17,12 +17,13 @@ def test_method_added_by_the_recipe_keeps_the_contract(tmp_path):
         shutil.copytree(HERE / room, tmp_path / room, ignore=shutil.ignore_patterns("raw"))
     shutil.copy(HERE / "pyproject.toml", tmp_path)
     methods = tmp_path / "models" / "methods"
-    (methods / "uniformity.py").write_text(method)
-    insert(methods / "params.py", "MethodParams = ", settings + "\n\n")
+    family = methods / "contrastive"
+    (family / "uniformity.py").write_text(method)
+    insert(family / "params.py", "class SimCLRParams", settings + "\n\n")
+    imported = "from models.methods.contrastive.params import UniformityParams\n"
+    insert(methods / "params.py", "MethodParams = ", imported)
     insert(methods / "params.py", "    | SimSiamParams", "    | UniformityParams\n")
     insert(methods / "registry.py", '    "vicreg"', line)
-    imported = "from models.methods.uniformity import Uniformity\n"
-    insert(methods / "registry.py", "from models.methods.decorrelation.vicreg", imported)
     contract = ["tests/models/test_method_contract.py", "-k", "uniformity or registered"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *contract],

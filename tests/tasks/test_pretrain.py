@@ -11,8 +11,8 @@ from data.store.packed_store import PackedStore, evenly_spread
 from models.encoders.images.encoder import build_encoder
 from models.encoders.images.pixels import to_float
 from models.encoders.weights import load_weights
+from models.methods.contrastive import simclr
 from models.methods.contrastive.simclr import SimCLR
-from models.methods.registry import METHODS
 from models.training.eval_mode import evaluating
 from tasks.errors import TaskError
 from tasks.picture_rows import read_rows
@@ -59,7 +59,7 @@ def test_encoder_is_described_with_all_that_its_pretraining_learned_from():
     assert not {"workers", "probe_fraction"} & set(told)
 
 
-class Showing(METHODS["simclr"]):
+class Showing(simclr.SimCLR):
     """A method that shows the negative of each image, and noise."""
 
     def pictures(self, images):
@@ -68,7 +68,7 @@ class Showing(METHODS["simclr"]):
 
 
 def test_what_a_method_makes_of_images_is_kept_the_same_bytes_each_time(monkeypatch):
-    monkeypatch.setitem(METHODS, "simclr", Showing)
+    monkeypatch.setattr(simclr, "SimCLR", Showing)
     kept = []
     for _ in range(2):
         run = make_stage("pretrain")
