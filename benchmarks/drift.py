@@ -23,9 +23,9 @@ from data.store.packed_store import PackedStore
 from models.encoders.images.encoder import Encoder, build_encoder
 from models.encoders.params import EncoderParams
 from models.encoders.weights import load_weights
-from tasks.drift import ALPHA, described
-from tasks.fitting import PRETRAINED, STORE
-from tasks.two_sample import PERMUTATIONS, Comparison, Sample, compare
+from tasks.monitoring.drift import ALPHA, described
+from tasks.monitoring.two_sample_test import PERMUTATIONS, Comparison, Sample, compare
+from tasks.stages.parallel_fits import PRETRAINED, STORE
 
 LIMITS = (0.05, ALPHA)
 POOL = 5_000

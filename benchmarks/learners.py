@@ -28,8 +28,8 @@ from models.encoders.weights import load_weights
 from models.learners import FinetuneParams, fit_classifier
 from models.learners.logistic import assign_folds
 from models.training.randomness import seeded
-from tasks.fitting import PRETRAINED, STORE
-from tasks.params import load_params
+from tasks.settings.loading import load_params
+from tasks.stages.parallel_fits import PRETRAINED, STORE
 
 ARMS = ("pretrained", "scratch")
 # A change of (learner, augmentation) each; numbers multiply what params.yaml says.

@@ -59,8 +59,8 @@ from models.methods.base import Method
 from models.methods.registry import METHODS
 from models.training.randomness import seeded
 from tasks.errors import TaskError
-from tasks.params import Params
-from tasks.pretrain import WATCHED, view_policies
+from tasks.settings.schema import Params
+from tasks.stages.pretrain import WATCHED, view_policies
 
 RANDOM, PIXELS = "random encoder", "pixels"
 ALL = [*METHODS, "simclr@vit", "dino@vit"]

@@ -30,13 +30,14 @@ from data.images.views import Views, ViewsDataModule
 from data.packing.pack import pack
 from data.sources.params import DataParams
 from data.store.packed_store import PackedStore
-from flows.settings import change_settings
 from models.encoders.images.encoder import build_encoder
 from models.methods import build_method
 from models.methods.base import Method
 from models.training.optimizers import build_optimizer, decay_groups
-from tasks.params import Params, PretrainParams, load_params
-from tasks.pretrain import view_policies
+from tasks.settings.editing import change_settings
+from tasks.settings.loading import load_params
+from tasks.settings.schema import Params, PretrainParams
+from tasks.stages.pretrain import view_policies
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback, Trainer

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from flows.run_page import show_verdict
 from flows.servers import answers, prefect_environment, running_server
-from tasks.held import held, is_free
+from tasks.system.locks import held, is_free
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
@@ -31,7 +31,7 @@ def await_decision(home: Path, result: dict[str, Any], seconds: int = WAIT_SECON
 
     Args:
         home: The checkout that keeps the promotion log.
-        result: What the flow returns (`flows.steps.Retraining.result`).
+        result: What the flow returns (`tasks.execution.retraining_run.Retraining.result`).
         seconds: How long.
     """
     from prefect import get_run_logger, pause_flow_run
@@ -39,7 +39,7 @@ def await_decision(home: Path, result: dict[str, Any], seconds: int = WAIT_SECON
     from prefect.input import RunInput
     from prefect.runtime import flow_run
 
-    from tasks.promotion import decide, note_waiting, verdict_on
+    from tasks.promotion.decisions import decide, note_waiting, verdict_on
 
     class Approval(RunInput):
         approve: bool = False
@@ -104,7 +104,7 @@ def _tell(home: Path, result: dict[str, Any]) -> None:
     """Tell the outcome in the run's result, log and page."""
     from prefect import get_run_logger
 
-    from tasks.promotion import verdict_on
+    from tasks.promotion.decisions import verdict_on
 
     verdict = verdict_on(home, reference_of(result))
     result["gate"] = json.loads(json.dumps(dataclasses.asdict(verdict), default=str))

@@ -7,12 +7,12 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from tasks.debts import settle_debts
 from tasks.errors import TaskError
-from tasks.publisher import sync
-from tasks.rebuilding import rebuild_versions
-from tasks.remote import require_dvc
-from tasks.shelf import has_ended, known_runs
+from tasks.operations.backlog import settle_debts
+from tasks.operations.registry_rebuild import rebuild_versions
+from tasks.tracking.publisher import sync
+from tasks.tracking.run_records import has_ended, known_runs
+from tasks.versioning.dvc_remote import require_dvc
 
 
 def catch_up(root: Path, everything: bool) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from flows.commands.app import INTERRUPTED, app, say_interrupted
 def main() -> None:
     """Entry point: every problem a user can solve ends in one message and an exit status."""
     from tasks.errors import explain
-    from tasks.proxies import keep_loopback_direct
-    from tasks.terminal import open_terminal
+    from tasks.system.proxies import keep_loopback_direct
+    from tasks.system.terminal import open_terminal
 
     open_terminal()
     keep_loopback_direct()
@@ -43,7 +43,7 @@ def _fail(message: str) -> None:
 
 
 def _leave(status: Any) -> None:
-    from tasks.terminal import close_terminal
+    from tasks.system.terminal import close_terminal
 
     status = close_terminal(status)
     servers = sys.modules.get("flows.servers")

@@ -19,9 +19,7 @@ from prefect import Flow, flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.dead_runs import sign_of_life
-from flows.settings import change_settings, known_presets
-from flows.steps import find_data_at_home
-from tasks.comparison import (
+from tasks.comparison.grid import (
     Cell,
     CellResult,
     computed_seconds,
@@ -29,18 +27,22 @@ from tasks.comparison import (
     keep_evidence,
     save_experiment,
 )
-from tasks.comparison_record import record
+from tasks.comparison.leaderboard import Standing, leaderboard, repeated, rows, verdict
+from tasks.comparison.mlflow_record import record
 from tasks.errors import TaskError, explain
-from tasks.fitness import require_fitting_here
-from tasks.held import held
-from tasks.leaderboard import Standing, leaderboard, repeated, rows, verdict
-from tasks.lineage import require_git
-from tasks.params import load_params
-from tasks.remote import restore
-from tasks.runner import STAGES, run_stage
-from tasks.tracking import run_page, tracking_uri_of
-from tasks.understood import read_understood
-from tasks.workspace import isolated
+from tasks.execution.preflight import find_data_at_home
+from tasks.execution.stage_runner import run_stage
+from tasks.execution.workspace import isolated
+from tasks.layout import STAGES
+from tasks.reporting.understood import read_understood
+from tasks.settings.editing import change_settings, known_presets
+from tasks.settings.fitness import require_fitting_here
+from tasks.settings.loading import load_params
+from tasks.system.locks import held
+from tasks.tracking.client import tracking_uri_of
+from tasks.tracking.runs import run_page
+from tasks.versioning.dvc_remote import restore
+from tasks.versioning.git import require_git
 
 
 def compare_flow(name: str, at_once: int) -> Flow[..., dict[str, Any]]:

@@ -14,16 +14,17 @@ from rich.console import Console
 from data.errors import DataError
 from data.packing.census import count_listed
 from flows.servers import PrefectServer
-from flows.settings import change_settings, known_presets
-from flows.steps import find_data_at_home, new_run_id, require_project
 from flows.tables import Column, open_console, show_table
-from tasks.comparison import METHOD, Cell, fitting_at_once, grid
+from tasks.comparison.grid import METHOD, Cell, fitting_at_once, grid
 from tasks.errors import TaskError
-from tasks.fitness import at, require_fitting
-from tasks.lineage import git
-from tasks.params import Params, load_params
-from tasks.remote import fetch, restore
-from tasks.workspace import isolated
+from tasks.execution.preflight import find_data_at_home, new_run_id, require_project
+from tasks.execution.workspace import isolated
+from tasks.settings.editing import change_settings, known_presets
+from tasks.settings.fitness import at, require_fitting
+from tasks.settings.loading import load_params
+from tasks.settings.schema import Params
+from tasks.system.unattended import git
+from tasks.versioning.dvc_remote import fetch, restore
 
 
 def compare_here(

@@ -18,7 +18,7 @@ from flows.servers import answers
 from flows.stack_access import BUCKETS, write_private
 from flows.stack_servers import ensure_user, has_worker, mlflow_accounts, mlflow_command
 from tasks.errors import TaskError
-from tasks.proxies import keep_loopback_direct
+from tasks.system.proxies import keep_loopback_direct
 
 _PORTS = {"s3": 8333, "master": 9333, "volume": 9340, "filer": 8888}
 _PATIENCE = 120.0

@@ -16,7 +16,7 @@ from typing import Any
 from zoneinfo import available_timezones
 
 from tasks.errors import TaskError
-from tasks.params import read_yaml
+from tasks.settings.project_files import read_yaml
 
 _MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
 _WEEKDAYS = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"]

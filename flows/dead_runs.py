@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tasks.held import held, is_free
-from tasks.shelf import was_killed
+from tasks.system.locks import held, is_free
+from tasks.tracking.run_records import was_killed
 
 
 @contextmanager

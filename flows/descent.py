@@ -12,7 +12,7 @@ _UNKNOWN = "not recorded"
 
 
 def show(found: dict[str, Any], console: Console) -> None:
-    """Print the lineage of a version (`tasks.ancestry.ancestry`)."""
+    """Print the lineage of a version (`tasks.registry.lineage.ancestry`)."""
     show_pairs(console, f"{found['name']} version {found['version']}", _rows(found))
 
 

@@ -1,4 +1,4 @@
-"""`instar doctor`: the checks of `tasks.doctor` and Prefect's, and what runs left behind."""
+"""`instar doctor`: checks of the installation and of Prefect, and what runs left behind."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 from rich.console import Console
 
 from flows.servers import prefect_environment, running_server, trouble_at
-from tasks.doctor import Check, check_all
-from tasks.leftovers import leftovers
-from tasks.proxies import by_proxy
-from tasks.tracking import shown
+from tasks.operations.health_checks import Check, check_all
+from tasks.operations.unfinished_runs import leftovers
+from tasks.system.proxies import by_proxy
+from tasks.system.redaction import shown
 
 
 def examine(root: Path) -> dict[str, Any]:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import TaskError
-from tasks.export import TOLERANCE, export_classifier, export_encoder
-from tasks.export_readme import CLASSIFIER
-from tasks.loading import loaded
-from tasks.serving import DESCRIPTION
+from tasks.serving.export import TOLERANCE, export_classifier, export_encoder
+from tasks.serving.export_readme import CLASSIFIER
+from tasks.serving.loading import loaded
+from tasks.serving.model import DESCRIPTION
 
 # Endings of files: a folder called so would be taken for one.
 FILES = {".bin", ".gz", ".json", ".onnx", ".pt", ".pth", ".safetensors", ".tar", ".tgz", ".zip"}

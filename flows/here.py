@@ -15,15 +15,17 @@ from rich.console import Console
 
 from flows.dead_runs import mark_dead_runs
 from flows.servers import PREFECT_PORT, PrefectServer, start_mlflow_ui, wait_for
-from flows.settings import change_settings
-from flows.steps import Retraining, new_run_id, require_ready
 from flows.tables import open_console
 from tasks.errors import TaskError
-from tasks.places import require_place
-from tasks.project_files import require_merged
-from tasks.remote import require_dvc
-from tasks.tracking import shown, tracking_uri_of
-from tasks.workspace import locked
+from tasks.execution.preflight import new_run_id
+from tasks.execution.retraining_run import Retraining, require_ready
+from tasks.execution.workspace import locked
+from tasks.settings.editing import change_settings
+from tasks.settings.project_files import require_merged
+from tasks.system.redaction import shown
+from tasks.system.url_paths import require_place
+from tasks.tracking.client import tracking_uri_of
+from tasks.versioning.dvc_remote import require_dvc
 
 
 def run_here(

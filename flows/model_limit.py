@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tasks.params import load_params
+from tasks.settings.loading import load_params
 
 
 def limit_of(root: Path) -> str:

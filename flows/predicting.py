@@ -10,10 +10,10 @@ from rich.console import Console
 from data.sources.file_names import printable
 from flows.tables import Column, show_table
 from tasks.errors import TaskError
-from tasks.label_file import require_ending
-from tasks.loading import loaded
-from tasks.predict import predict
-from tasks.progress import StageProgress
+from tasks.serving.batch_prediction import predict
+from tasks.serving.label_file import require_ending
+from tasks.serving.loading import loaded
+from tasks.stages.progress import StageProgress
 
 # Of the labels given, how many kinds are listed.
 SHOWN = 20

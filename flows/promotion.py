@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from flows.tables import Column, show_table
-from tasks.standing import STAGES
+from tasks.registry.aliases import STAGES
 
 _COLUMNS = (
     Column("version", right=True),
@@ -28,7 +28,7 @@ def act(
 ) -> dict[str, Any]:
     """Do what `instar promote` was asked for, as plain JSON."""
     from flows.approval import resume
-    from tasks.promotion import decide, promote
+    from tasks.promotion.decisions import decide, promote
 
     if to is not None:
         done = promote(root, reference, to, reason, override)
@@ -61,7 +61,7 @@ def told(done: dict[str, Any]) -> str:
 
 
 def show_models(result: dict[str, Any], console: Console) -> None:
-    """Print `tasks.promotion.versions`."""
+    """Print `tasks.promotion.history.versions`."""
     rows = [
         [
             version["version"],
@@ -98,7 +98,7 @@ def _tested_apart(versions: list[dict[str, Any]]) -> str | None:
 
 
 def show_history(result: dict[str, Any], console: Console) -> None:
-    """Print `tasks.promotion.history`."""
+    """Print `tasks.promotion.history.history`."""
 
     def say(line: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)

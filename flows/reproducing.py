@@ -9,8 +9,9 @@ from typing import Any
 from rich.console import Console
 
 from flows.tables import Column, open_console, show_table
-from tasks.remote import require_dvc
-from tasks.reproduce import TOLERANCE, reproduce
+from tasks.reproduction.reproduce import reproduce
+from tasks.reproduction.result import TOLERANCE
+from tasks.versioning.dvc_remote import require_dvc
 
 _TOLD = 5
 _VERDICTS = {

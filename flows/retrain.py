@@ -21,19 +21,19 @@ from flows.approval import await_decision
 from flows.dead_runs import mark_dead_runs
 from flows.model_limit import one_of_the_model
 from flows.run_page import show_on_page
-from flows.settings import change_settings
-from flows.steps import Retraining, new_run_id, require_project, require_ready
-from tasks.data_revision import use_data_of
 from tasks.errors import ServerAwayError, TaskError
-from tasks.project_files import require_merged
-from tasks.registry import explained
-from tasks.repetition import repeated_run, source_key
-from tasks.runner import STAGES
-from tasks.shelf import RunRecord
-from tasks.taking import take_data as take_present_data
-from tasks.tracking import tracking_uri_of
-from tasks.workspace import isolated as isolated_workspace
-from tasks.workspace import locked
+from tasks.execution.preflight import new_run_id, require_project
+from tasks.execution.retraining_run import Retraining, require_ready
+from tasks.execution.skip_unchanged import repeated_run, source_key
+from tasks.execution.workspace import isolated as isolated_workspace
+from tasks.execution.workspace import locked
+from tasks.layout import STAGES
+from tasks.settings.editing import change_settings
+from tasks.settings.project_files import require_merged
+from tasks.tracking.client import explained, tracking_uri_of
+from tasks.tracking.run_records import RunRecord
+from tasks.versioning.raw_data import take_data as take_present_data
+from tasks.versioning.raw_data import use_data_of
 
 Result = TypeVar("Result")
 RETRY_SECONDS = 20.0

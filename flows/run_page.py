@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tasks.tracking import run_page
+from tasks.tracking.runs import run_page
 
 
 def show_verdict(gate: dict[str, Any]) -> None:

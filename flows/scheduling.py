@@ -17,7 +17,7 @@ from flows.cron import CronLine, read_cron
 from flows.dead_runs import mark_dead_runs
 from flows.servers import PrefectServer
 from tasks.errors import TaskError
-from tasks.leash import Leash
+from tasks.system.supervised_process import Leash
 
 if TYPE_CHECKING:
     from prefect import Flow

@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import ClassVar
 
 from tasks.errors import TaskError
-from tasks.leash import Leash
-from tasks.proxies import by_proxy, open_url, require_certificates
-from tasks.shared_leash import Launch, SharedLeash
-from tasks.tracking import artifacts_of, shown
+from tasks.system.proxies import by_proxy, open_url, require_certificates
+from tasks.system.redaction import shown
+from tasks.system.shared_process import Launch, SharedLeash
+from tasks.system.supervised_process import Leash
+from tasks.tracking.runs import artifacts_of
 
 PREFECT_PORT = 4200
 MLFLOW_PORT = 5000

@@ -25,12 +25,12 @@ from flows.servers import last_words
 from flows.stack_access import Access, open_access
 from flows.stack_servers import MARK, Server, environment_of, servers
 from tasks.errors import TaskError, explain
-from tasks.held import HeldError, held, is_free
-from tasks.leash import Leash
-from tasks.places import require_place
-from tasks.proxies import keep_loopback_direct
-from tasks.remote import require_dvc
-from tasks.terminal import open_terminal
+from tasks.system.locks import HeldError, held, is_free
+from tasks.system.proxies import keep_loopback_direct
+from tasks.system.supervised_process import Leash
+from tasks.system.terminal import open_terminal
+from tasks.system.url_paths import require_place
+from tasks.versioning.dvc_remote import require_dvc
 
 FOLDER = Path(".instar") / "stack"
 # Two quiet cores need 30 s for a first start.

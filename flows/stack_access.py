@@ -21,8 +21,8 @@ from pathlib import Path
 from flows.seaweed import SHADOW, is_blocked
 from flows.servers import free_port
 from tasks.errors import TaskError
-from tasks.held import HeldError, held
-from tasks.proxies import LOOPBACK
+from tasks.system.locks import HeldError, held
+from tasks.system.proxies import LOOPBACK
 
 USER = "instar"
 # A key that may use the bucket of this name, besides the administrator's.

@@ -17,7 +17,7 @@ from flows import postgres, seaweed
 from flows.servers import answers
 from flows.stack_access import BUCKETS, SILENCE, USER, Access, private_tmp, write_private
 from tasks.errors import TaskError
-from tasks.proxies import open_url
+from tasks.system.proxies import open_url
 
 # Known by this variable, which all that the stack starts inherits.
 MARK = "INSTAR_STACK"

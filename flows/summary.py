@@ -15,7 +15,7 @@ from urllib.parse import quote
 from rich.console import Console
 
 from flows.tables import Column, show_table
-from tasks import draws
+from tasks.evaluation import label_draws
 
 NO_INTERVAL = "one draw: no interval"
 _PLACES = {
@@ -32,7 +32,7 @@ _VERDICTS = {
 
 
 def show(result: dict[str, Any], console: Console) -> None:
-    """Print the summary of a run (`flows.steps.Retraining.result`)."""
+    """Print the summary of a run (`tasks.execution.retraining_run.Retraining.result`)."""
     metrics = result["metrics"]
     console.print()
     _show_table(metrics, console)
@@ -61,7 +61,7 @@ def verdict_in_words(metrics: dict[str, Any]) -> str:
             f"({NO_INTERVAL}); raise finetune.draws to tell."
         )
     mean, low, high = (100 * gain[key] for key in ("mean", "low", "high"))
-    interval = f"95% interval {low:+.1f} to {high:+.1f} over {draws.repetitions(metrics)}"
+    interval = f"95% interval {low:+.1f} to {high:+.1f} over {label_draws.repetitions(metrics)}"
     if low > 0:
         return f"Pretraining wins by {mean:.1f} points of accuracy ({interval})."
     if high < 0:
@@ -93,7 +93,7 @@ def next_commands(result: dict[str, Any]) -> list[tuple[str, str]]:
     more = 5 * metrics["label_fraction"]
     if metrics["gain"]["low"] is None:
         commands.append(("instar run -S finetune.draws=5", "tell a gain from the luck of a draw"))
-    elif more <= 1 and not draws.same_labels(metrics):
+    elif more <= 1 and not label_draws.same_labels(metrics):
         setting = f"finetune.label_fraction={more:.3g}"
         commands.append((f"instar run -S {setting}", "more labels; only what depends on it runs"))
     commands.append(('instar schedule --cron "0 3 * * *"', "retrain every night at three"))
@@ -103,7 +103,7 @@ def next_commands(result: dict[str, Any]) -> list[tuple[str, str]]:
 def _show_table(metrics: dict[str, Any], console: Console) -> None:
     share = f"{100 * metrics['label_fraction']:.3g}%"
     title = f"Test accuracy with {share} of the labels ({metrics['labels']:,} labels)"
-    names = ("mean", "95% interval", "seeds" if draws.same_labels(metrics) else "draws")
+    names = ("mean", "95% interval", "seeds" if label_draws.same_labels(metrics) else "draws")
     rows = []
     for arm, name in (("pretrained", "pretrained"), ("scratch", "same learner from scratch")):
         accuracy = metrics[arm]["accuracy"]

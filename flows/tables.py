@@ -18,7 +18,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from tasks.terminal import shown_in
+from tasks.system.terminal import shown_in
 
 # As wide as any line: what a program reads is not broken.
 UNLIMITED = 100_000

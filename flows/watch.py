@@ -17,11 +17,11 @@ from flows.cron import CronLine
 from flows.dead_runs import sign_of_life
 from flows.retrain import retrain
 from flows.scheduling import deploy
-from flows.steps import require_project
-from flows.watch_page import markdown, rows, sentence
-from tasks.drift import ALPHA, SAMPLE
-from tasks.watching import Report, Start, Started, due, look, note_started, one_start
-from tasks.workspace import BusyError
+from tasks.execution.preflight import require_project
+from tasks.execution.workspace import BusyError
+from tasks.monitoring.data_watch import Report, Start, Started, due, look, note_started, one_start
+from tasks.monitoring.drift import ALPHA, SAMPLE
+from tasks.monitoring.summary import markdown, rows, sentence
 
 ENTRYPOINT = "flows/watch.py:watch"
 

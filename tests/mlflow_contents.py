@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from tasks.journal import journal_path, read_journal
-from tasks.shelf import NOT_PUBLISHED
-from tasks.tracking import connect, metric_name
+from tasks.tracking.client import connect
+from tasks.tracking.journal import journal_path, read_journal
+from tasks.tracking.metrics import metric_name
+from tasks.tracking.run_records import NOT_PUBLISHED
 
 
 def assert_whole(root, address, name="tiny"):

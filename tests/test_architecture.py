@@ -17,25 +17,28 @@ ARROWS = {
     "data": {"data"},
 }
 GUARDED = {*ROOMS, "prefect", "mlflow", "dvc"}
-# What carries a stage but computes nothing: an edit here changes no result. (params.py only
-# checks: params.yaml holds every key, see test_params.)
+# What carries a stage but computes nothing: an edit here changes no result. (The schema only
+# checks: params.yaml holds every key, see test_schema.)
 FRAME = {
-    "tasks/stage.py",
-    "tasks/scratch.py",
-    "tasks/params.py",
-    "tasks/progress.py",
-    "tasks/project_files.py",
-    "tasks/journal.py",
-    "tasks/lineage.py",
+    "tasks/stages/context.py",
+    "tasks/system/scratch.py",
+    "tasks/settings/schema.py",
+    "tasks/settings/loading.py",
+    "tasks/system/atomic_files.py",
+    "tasks/layout.py",
+    "tasks/stages/progress.py",
+    "tasks/settings/project_files.py",
+    "tasks/tracking/journal.py",
+    "tasks/versioning/stage_key.py",
     "tasks/errors.py",
-    "tasks/held.py",
-    "tasks/lifeline.py",
-    "tasks/terminal.py",
-    "tasks/fitness.py",
-    "tasks/rehearsal.py",
-    "tasks/understood.py",
+    "tasks/system/locks.py",
+    "tasks/system/parent_watchdog.py",
+    "tasks/system/terminal.py",
+    "tasks/settings/fitness.py",
+    "tasks/settings/rehearsal.py",
+    "tasks/reporting/understood.py",
     "data/packing/census.py",
-    "tasks/unattended.py",
+    "tasks/system/unattended.py",
     "data/errors.py",
     "models/errors.py",
 }
@@ -71,7 +74,7 @@ def is_marker(path: Path) -> bool:
 
 def code_of(stage: str) -> set[str]:
     """All files of ours that a stage's process can come to run."""
-    todo, seen = [ROOT / "tasks" / f"{stage}.py"], set()
+    todo, seen = [ROOT / "tasks" / "stages" / f"{stage}.py"], set()
     while todo:
         path = todo.pop()
         name = path.relative_to(ROOT).as_posix()

@@ -54,7 +54,7 @@ def set_(
 
     Comments stay; nothing is written unless the whole file is valid.
     """
-    from flows.settings import change_settings
+    from tasks.settings.editing import change_settings
 
     if not (assignments or preset):
         raise TaskError("nothing to set: give KEY=VALUE, or --preset NAME.")
@@ -71,14 +71,14 @@ def check(as_json: JsonFlag = False) -> None:
     Settings that do not fit the data are refused, all in one message with values that do.
     """
     from flows.cron import require_planned
-    from flows.steps import require_project
-    from tasks.fitness import require_fitting_here
-    from tasks.lineage import untracked_code
-    from tasks.params import load_params
-    from tasks.presence import require_presence
-    from tasks.project_files import require_merged
-    from tasks.runner import planned_stages
-    from tasks.workspace import locked
+    from tasks.execution.preflight import require_project
+    from tasks.execution.stage_runner import planned_stages
+    from tasks.execution.workspace import locked
+    from tasks.settings.data_path import require_presence
+    from tasks.settings.fitness import require_fitting_here
+    from tasks.settings.loading import load_params
+    from tasks.settings.project_files import require_merged
+    from tasks.versioning.git import untracked_code
 
     root = Path.cwd()
     require_project(root)
@@ -109,7 +109,7 @@ def check(as_json: JsonFlag = False) -> None:
 @app.command(epilog="Example:  instar params > docs/params.md")
 def params() -> None:
     """Print the reference of all settings (Markdown)."""
-    from tasks.params import reference
+    from tasks.settings.reference import reference
 
     print(reference(), end="")
 

@@ -15,7 +15,7 @@ PoolOption = Annotated[str, typer.Option(help="The Prefect work pool.")]
 
 
 class StartWhen(StrEnum):
-    """What `instar watch` starts a run for; see `tasks.watching.Start`."""
+    """What `instar watch` starts a run for; see `tasks.monitoring.data_watch.Start`."""
 
     changed = "changed"
     drifted = "drifted"
@@ -40,8 +40,8 @@ def schedule(
     """
     from flows.cron import read_cron
     from flows.servers import PrefectServer
-    from flows.settings import require_valid
-    from flows.steps import require_project
+    from tasks.execution.preflight import require_project
+    from tasks.settings.editing import require_valid
 
     root, when = Path.cwd(), read_cron(cron, timezone)
     require_project(root)
@@ -89,7 +89,7 @@ def watch(
     worker` serves looks again and again, and starts one retraining for each new state of the data.
     """
     from flows.cron import read_cron
-    from flows.steps import require_project
+    from tasks.execution.preflight import require_project
 
     if once == (cron is not None):
         raise typer.BadParameter("give either --once or --cron.")
@@ -97,8 +97,8 @@ def watch(
     when = None if cron is None else read_cron(cron, timezone)
     require_project(root)
     if when is None:
-        from flows.watch_page import show
-        from tasks.watching import look
+        from flows.commands.watch import show
+        from tasks.monitoring.data_watch import look
 
         report = look(root, alpha, sample)
         put_out(report.as_dict(), as_json, lambda _, console: show(report, console))
@@ -127,7 +127,7 @@ def watch(
 def worker(work_pool: PoolOption = "instar") -> None:
     """Serve the scheduled runs until Ctrl-C."""
     from flows.servers import PrefectServer
-    from flows.steps import require_project
+    from tasks.execution.preflight import require_project
 
     root = Path.cwd()
     require_project(root)

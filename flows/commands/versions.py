@@ -31,8 +31,8 @@ def models(
 ) -> None:
     """List the versions of a model and where they stand."""
     from flows.promotion import show_models
-    from tasks.promotion import versions
-    from tasks.references import model_named
+    from tasks.promotion.history import versions
+    from tasks.registry.model_references import model_named
 
     put_out(versions(Path.cwd(), model_named(name, Path.cwd())), as_json, show_models)
 
@@ -71,7 +71,7 @@ def promote(
     if not reason.strip() and (approve or reject or override):
         raise typer.BadParameter("say why with --reason: the promotion log keeps it.")
     from flows.promotion import act, told
-    from tasks.references import version_named
+    from tasks.registry.model_references import version_named
 
     reference = version_named(reference, Path.cwd(), default=None)
     done = act(Path.cwd(), reference, to, None if to else approve, reason, override)
@@ -93,8 +93,8 @@ def rollback(
     import dataclasses
 
     from flows.promotion import told
-    from tasks.promotion import rollback as roll_back
-    from tasks.references import model_named
+    from tasks.promotion.decisions import rollback as roll_back
+    from tasks.registry.model_references import model_named
 
     name = model_named(name, Path.cwd())
     done = dataclasses.asdict(roll_back(Path.cwd(), name, reason))
@@ -111,8 +111,8 @@ def history(
 ) -> None:
     """Tell who moved which version, when and why."""
     from flows.promotion import show_history
-    from tasks.promotion import history as history_of
-    from tasks.references import model_named
+    from tasks.promotion.history import history as history_of
+    from tasks.registry.model_references import model_named
 
     put_out(history_of(Path.cwd(), model_named(name, Path.cwd()), at), as_json, show_history)
 
@@ -130,12 +130,12 @@ def lineage(
     Code, settings, data, labels, runs, machine, weights, verdict, and where to see each.
     """
     from flows.descent import show
-    from tasks.ancestry import ancestry
-    from tasks.references import version_named
+    from tasks.registry.lineage import ancestry
+    from tasks.registry.model_references import version_named
 
     found = ancestry(version_named(version, Path.cwd()), Path.cwd())
     if picture is not None:
-        from tasks.family_tree import draw
+        from tasks.registry.lineage_plot import draw
 
         draw(found, picture)
     put_out(found, as_json, show)
@@ -164,7 +164,7 @@ def reproduce(
     In a clone at its git tag, with nothing but the DVC remote. Exit status 1: it differs.
     """
     from flows.reproducing import reproduce_here, show
-    from tasks.references import version_named
+    from tasks.registry.model_references import version_named
 
     if full and start is not None:
         raise typer.BadParameter("--full starts at prepare: give one of --full and --from")
@@ -205,7 +205,7 @@ def predict(
     where the images are in a bucket). Killed and started again, it goes on where it was.
     """
     from flows.predicting import predict_all, show
-    from tasks.references import version_named
+    from tasks.registry.model_references import version_named
 
     version = version_named(version, Path.cwd())
     result = predict_all(version, place, output, batch_size, probabilities)
@@ -225,7 +225,7 @@ def export(
     ONNX, held to torch's answers.
     """
     from flows.exporting import export_version, show
-    from tasks.references import version_named
+    from tasks.registry.model_references import version_named
 
     result = export_version(version_named(version, Path.cwd()), to, onnx)
     print(json.dumps(result, indent=2) if as_json else show(result))

@@ -18,7 +18,7 @@ from data.packing.pack import pack
 from data.samples import Sample
 from data.sources.params import DataParams
 from data.store.packed_store import PackedStore
-from tasks.stage import explain
+from tasks.errors import explain
 
 SETTINGS = {"source": "folder", "size": 8, "channels": 3, "test_fraction": 0.34}
 

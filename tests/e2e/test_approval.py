@@ -27,8 +27,8 @@ def test_a_paused_run_is_decided_from_the_form_the_command_and_by_nobody(root, m
         server.wait()
         import flows.approval as approval
         from flows.promotion import act
-        from tasks.promotion import verdict_on
-        from tasks.promotion_log import promotions
+        from tasks.promotion.decisions import verdict_on
+        from tasks.registry.promotion_log import promotions
 
         monkeypatch.setattr(approval, "_POLL_SECONDS", 1)
         # The form in Prefect's UI sends this.
@@ -60,13 +60,13 @@ def paused(root, version, champion="1", seconds=600):
     from prefect import flow
 
     from flows.approval import await_decision
-    from tasks import gate
-    from tasks.moves import set_tags
-    from tasks.tracking import connect
+    from tasks.promotion import verdict as promotion_verdict
+    from tasks.registry.transitions import set_tags
+    from tasks.tracking.client import connect
     from tests.servers import wait_until
 
-    verdict = gate.Verdict("tiny", version, champion, "waiting", ["pass: better"])
-    set_tags(connect(uri(root)), "tiny", version, gate.tags_of(verdict))
+    verdict = promotion_verdict.Verdict("tiny", version, champion, "waiting", ["pass: better"])
+    set_tags(connect(uri(root)), "tiny", version, promotion_verdict.tags_of(verdict))
     result = {"registered": {"name": "tiny", "version": version}, "gate": vars(verdict).copy()}
 
     @flow(name="retrain", flow_run_name=f"run-{version}", validate_parameters=False)

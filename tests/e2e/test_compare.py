@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.comparison_record import COMPARISON
-from tasks.tracking import connect
+from tasks.comparison.mlflow_record import COMPARISON
+from tasks.tracking.client import connect
 from tests.e2e.tiny_project import dvc, git, instar, make_tiny_project
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]

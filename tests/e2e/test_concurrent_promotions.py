@@ -7,11 +7,11 @@ import time
 
 import pytest
 
-from tasks import registry
-from tasks.gate import Verdict, tags_of
-from tasks.moves import mend, set_tags
-from tasks.promotion_log import promotions
-from tasks.tracking import connect
+from tasks.promotion.verdict import Verdict, tags_of
+from tasks.registry import transitions
+from tasks.registry.promotion_log import promotions
+from tasks.registry.transitions import mend, set_tags
+from tasks.tracking.client import connect
 from tests.servers import mlflow_server
 from tests.tasks.conftest import empty_database, git, uri  # noqa: F401  (a fixture)
 from tests.tasks.small_registry import make_registry
@@ -22,13 +22,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 PROMOTE = """\
 import pathlib, sys, time
 import mlflow
-from tasks import gate, promotion
 from tasks.errors import TaskError
+from tasks.promotion import decisions
 pathlib.Path(f"ready-{sys.argv[1]}").touch()
 while not pathlib.Path("go").exists():
     time.sleep(0.01)
 try:
-    print(promotion.promote(".", f"tiny@{sys.argv[1]}", "Production").outcome)
+    print(decisions.promote(".", f"tiny@{sys.argv[1]}", "Production").outcome)
 except TaskError as problem:
     print(problem)
 """
@@ -59,7 +59,7 @@ def test_of_eight_promotions_from_two_checkouts_exactly_one_wins(tmp_path, empty
         held = [str(one.version) for one in stages if one.current_stage == "Production"]
         assert held == [winner]
         for root in (first, second):
-            with registry.one_at_a_time(root, "a test"):
+            with transitions.one_at_a_time(root, "a test"):
                 mend(connect(server.address), "tiny", root)
             champions = [line["version"] for line in promotions(root) if line["to"] == "champion"]
             assert champions == ["1", winner], "both logs know the one who won"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.settings import change_settings
+from tasks.settings.editing import change_settings
 from tests.e2e.tiny_project import git, instar, make_tiny_project, prefect
 from tests.e2e.worker import Worker
 

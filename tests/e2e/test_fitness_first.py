@@ -2,7 +2,7 @@
 
 import pytest
 
-from flows.settings import change_settings
+from tasks.settings.editing import change_settings
 from tests.e2e.tiny_project import git, instar, make_tiny_project
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

@@ -58,7 +58,7 @@ def test_a_version_that_its_commit_does_not_make_is_told_apart(root, tmp_path):
     assert refused.returncode == 1
     assert f"no git tag {TAG} names the commit" in refused.stderr
 
-    from tasks.tracking import connect
+    from tasks.tracking.client import connect
 
     client = connect(f"sqlite:///{root}/mlflow.db")
     client.set_model_version_tag("tiny", "1", "git_commit", commit)

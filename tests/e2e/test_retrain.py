@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.shared_leash import SharedLeash
+from tasks.system.shared_process import SharedLeash
 from tests.e2e.tiny_project import dvc, environment, git, instar
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]

@@ -25,12 +25,13 @@ from PIL import Image
 from flows.postgres import require_postgres
 from flows.stack import FOLDER
 from flows.stack_servers import ask
-from tasks import remote
 from tasks.errors import TaskError
-from tasks.held import is_free
-from tasks.registry import move, promotions
-from tasks.remote import fetch, push
-from tasks.runner import run_dvc
+from tasks.registry.promotion_log import promotions
+from tasks.registry.transitions import move
+from tasks.system.locks import is_free
+from tasks.versioning import dvc_remote
+from tasks.versioning.dvc import run_dvc
+from tasks.versioning.dvc_remote import fetch, push
 from tests.e2e.tiny_project import environment, git, instar, make_tiny_project, write_digits
 from tests.servers import wait_until
 
@@ -298,7 +299,7 @@ def test_a_clone_gets_the_files_of_the_model_from_the_bucket(as_user, clone):
 
 def test_wrong_keys_are_refused_with_one_sentence(stack, as_user, clone, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
-    monkeypatch.setattr(remote, "PUSH_PAUSES", (60.0,))
+    monkeypatch.setattr(dvc_remote, "PUSH_PAUSES", (60.0,))
     began = time.monotonic()
     with pytest.raises(TaskError, match="refuses the keys") as refused:
         push(clone)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flows.settings import change_settings
+from tasks.settings.editing import change_settings
 
 HERE = Path(__file__).resolve().parents[2]
 ROOMS = ("flows", "tasks", "models", "data")

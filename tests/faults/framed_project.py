@@ -19,7 +19,7 @@ stages:
 # Every line of input.txt is an order.
 WORK = """\
 import os, pathlib, signal, sys, time
-from tasks.stage import stage
+from tasks.stages.context import stage
 
 with stage("prepare") as run:
     for order in pathlib.Path("input.txt").read_text().split():

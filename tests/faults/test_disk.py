@@ -18,8 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from tasks.errors import TaskError, explain
-from tasks.journal import read_journal
-from tasks.runner import run_stage
+from tasks.execution.stage_runner import run_stage
+from tasks.tracking.journal import read_journal
 from tests.faults.framed_project import make_framed_project, start
 
 MEGABYTE = 1 << 20

@@ -9,11 +9,12 @@ import time
 
 import pytest
 
-from tasks import remote
-from tasks.doctor import check_remote
 from tasks.errors import TaskError
-from tasks.remote import fetch, push
-from tasks.runner import dvc_command, dvc_environment, run_dvc, run_stage
+from tasks.execution.stage_runner import run_stage
+from tasks.operations.health_checks import check_remote
+from tasks.versioning import dvc_remote
+from tasks.versioning.dvc import dvc_command, dvc_environment, run_dvc
+from tasks.versioning.dvc_remote import fetch, push
 from tests.servers import ObjectStore
 from tests.tasks.toy_project import git, make_toy_project
 
@@ -88,7 +89,7 @@ def test_a_truncated_object_is_never_taken_for_the_whole_one(project, store, tmp
 def test_a_store_that_is_down_is_explained_with_the_remedy_after_retries(
     project, store, monkeypatch
 ):
-    monkeypatch.setattr(remote, "PUSH_PAUSES", (0.1,))
+    monkeypatch.setattr(dvc_remote, "PUSH_PAUSES", (0.1,))
     compute(project)
     store.kill()
     with pytest.raises(TaskError, match=r"failed 2 times.*connect.*instar sync"):
@@ -103,7 +104,7 @@ def test_a_store_that_is_down_is_explained_with_the_remedy_after_retries(
 
 @pytest.mark.faults
 def test_a_store_that_comes_back_during_the_retries_gets_the_push(project, store, monkeypatch):
-    monkeypatch.setattr(remote, "PUSH_PAUSES", (20.0, 30.0))
+    monkeypatch.setattr(dvc_remote, "PUSH_PAUSES", (20.0, 30.0))
     compute(project)
     store.kill()
     # Later than DVC's own patience, of some ten seconds.
@@ -151,7 +152,7 @@ def test_a_push_killed_midway_leaves_whole_objects_or_none(project, store, tmp_p
 def test_a_store_killed_during_a_push_gets_all_of_it_once_it_is_back(
     project, store, tmp_path, trial, monkeypatch
 ):
-    monkeypatch.setattr(remote, "PUSH_PAUSES", ())
+    monkeypatch.setattr(dvc_remote, "PUSH_PAUSES", ())
     compute(project, size=60_000_000)
     pushing = subprocess.Popen(
         dvc_command(["push", "--run-cache"]), cwd=project, env=dvc_environment(),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.workspace import isolated
+from tasks.execution.workspace import isolated
 from tests.e2e.tiny_project import environment, git, instar, make_tiny_project
 from tests.faults.framed_project import processes_in, put_framed_stage, stages_in
 from tests.faults.waiting import until

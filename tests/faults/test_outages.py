@@ -14,7 +14,7 @@ import pytest
 
 from flows.dead_runs import mark_dead_runs
 from flows.servers import PrefectServer, prefect_environment
-from tasks.tracking import connect
+from tasks.tracking.client import connect
 from tests.e2e.tiny_project import dvc, environment, git, instar, make_tiny_project
 from tests.mlflow_contents import assert_whole
 from tests.servers import ObjectStore, mlflow_server, wait_until

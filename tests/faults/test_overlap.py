@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.held import HeldError, held
-from tasks.workspace import BusyError, locked
+from tasks.execution.workspace import BusyError, locked
+from tasks.system.locks import HeldError, held
 from tests.faults.framed_project import git, make_framed_project, processes_in, stages_in, start
 from tests.faults.waiting import until
 
@@ -20,21 +20,21 @@ REPRO = ("-P", "-m", "dvc", "repro")
 # What `instar run` and the flow of a schedule do about the workspace.
 IN_CHECKOUT = """\
 import sys
-from tasks.runner import run_stage
-from tasks.workspace import locked
+from tasks.execution.stage_runner import run_stage
+from tasks.execution.workspace import locked
 with locked(".", wait=sys.argv[1] == "wait", what="instar run"):
     print(run_stage("prepare", ".").status)
 """
 IN_WORKTREE = """\
 import sys
-from tasks.runner import run_stage
-from tasks.workspace import isolated
+from tasks.execution.stage_runner import run_stage
+from tasks.execution.workspace import isolated
 with isolated(".", sys.argv[1]) as place:
     print(run_stage("prepare", place).status)
 """
 FORKING = """\
 import os, pathlib, time
-from tasks.held import held
+from tasks.system.locks import held
 with held(pathlib.Path("a.lock"), "forking"):
     if os.fork() == 0:
         time.sleep(600)

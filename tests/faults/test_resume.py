@@ -18,12 +18,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows.settings import change_settings
-from tasks.calibration import FOLDS
-from tasks.finetune import finetune
-from tasks.pretrain import pretrain
-from tasks.stage import stage
-from tasks.workspace import isolated
+from tasks.execution.workspace import isolated
+from tasks.settings.editing import change_settings
+from tasks.stages.abstention import FOLDS
+from tasks.stages.context import stage
+from tasks.stages.finetune import finetune
+from tasks.stages.pretrain import pretrain
 from tests.e2e.tiny_project import environment, make_tiny_project
 from tests.tasks.toy_project import make_toy_project
 
@@ -58,7 +58,7 @@ if what == "step":
 else:
     rename = os.replace
     os.replace = lambda old, new: (str(new).endswith(".ckpt") and count()) or rename(old, new)
-runpy.run_module("tasks.pretrain", run_name="__main__")
+runpy.run_module("tasks.stages.pretrain", run_name="__main__")
 """
 
 
@@ -67,7 +67,7 @@ def prepared(tmp_path_factory):
     """The tiny project, its images packed."""
     root = make_tiny_project(tmp_path_factory.mktemp("resume") / "prepared")
     change_settings(root, SETTINGS)
-    run(root, "-m", "tasks.prepare")
+    run(root, "-m", "tasks.stages.prepare")
     return root
 
 
@@ -129,7 +129,7 @@ def kill_pretraining(root, what, number):
 
 def kill_finetuning(root, after, delay):
     """Kill a fine-tuning some time after some of its fits are done; how many it has kept."""
-    command = [sys.executable, "-m", "tasks.finetune"]
+    command = [sys.executable, "-m", "tasks.stages.finetune"]
     process = subprocess.Popen(
         command,
         cwd=root,
@@ -174,7 +174,7 @@ def assert_pretraining_survives(root, whole, kills):
         kept = kill_pretraining(root, what, number)
         assert kept >= done
         done = kept
-    run(root, "-m", "tasks.pretrain")
+    run(root, "-m", "tasks.stages.pretrain")
     assert read(root, "pretrain") == whole
     resumed = [f"resuming after epoch {done} of {EPOCHS}"] if done else []
     assert notes(root, "pretrain") == resumed
@@ -184,7 +184,7 @@ def assert_pretraining_survives(root, whole, kills):
 def assert_finetuning_survives(root, whole, after, delay):
     kept = kill_finetuning(root, after, delay)
     assert after <= kept <= FITS
-    run(root, "-m", "tasks.finetune")
+    run(root, "-m", "tasks.stages.finetune")
     assert read(root, "finetune") == whole
     assert notes(root, "finetune") == [f"resuming with {kept} of {FITS} fits done"]
 
@@ -233,8 +233,9 @@ def test_killed_isolated_run_leaves_its_checkpoints_to_the_next_one(tmp_path):
     killed = """
 import os, signal
 from pathlib import Path
-from tasks.scratch import claimed, keep
-from tasks.workspace import isolated
+from tasks.system.atomic_files import keep
+from tasks.system.scratch import claimed
+from tasks.execution.workspace import isolated
 with isolated(".", "killed") as place:
     os.chdir(place)
     with claimed(Path(".instar/checkpoints/pretrain-abc")) as scratch:

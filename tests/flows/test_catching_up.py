@@ -1,5 +1,5 @@
 from flows.catching_up import catch_up, show
-from tasks.shelf import RunRecord, Shelf
+from tasks.tracking.run_records import RunRecord, Shelf
 from tests.tasks.toy_project import make_toy_project
 
 

@@ -133,7 +133,7 @@ def test_interrupt_says_what_is_kept_and_exits_with_130(tmp_path):
 
 
 def test_busy_checkout_names_its_holder(monkeypatch, capfd, tmp_path):
-    from tasks.workspace import locked
+    from tasks.execution.workspace import locked
 
     project = make_toy_project(tmp_path / "project")
     monkeypatch.chdir(project)
@@ -143,7 +143,7 @@ def test_busy_checkout_names_its_holder(monkeypatch, capfd, tmp_path):
 
 
 def test_check_beside_a_run_says_who_holds_the_checkout(monkeypatch, capfd, tmp_path):
-    from tasks.workspace import locked
+    from tasks.execution.workspace import locked
 
     project = make_toy_project(tmp_path / "project")
     (project / "params.yaml").write_text(PARAMS.replace("data/raw/images.npz", "input.txt"))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from flows.servers import start_mlflow_ui, wait_for
-from tasks.tracking import connect
+from tasks.tracking.client import connect
 
 pytestmark = pytest.mark.slow
 

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from flows.settings import change_settings, require_valid
 from models.errors import ModelError
 from models.learners import LinearProbeParams
 from models.methods.registry import METHODS
-from tasks.comparison import METHOD, grid
+from tasks.comparison.grid import METHOD, grid
 from tasks.errors import TaskError
-from tasks.params import load_params, read_yaml
+from tasks.settings.editing import change_settings, require_valid
+from tasks.settings.loading import load_params
+from tasks.settings.project_files import read_yaml
 
 HERE = Path(__file__).resolve().parents[2]
 

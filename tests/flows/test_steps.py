@@ -4,9 +4,9 @@ import shutil
 
 import pytest
 
-from flows.steps import Retraining
 from tasks.errors import TaskError
-from tasks.runner import run_dvc
+from tasks.execution.retraining_run import Retraining
+from tasks.versioning.dvc import run_dvc
 from tests.tasks.conftest import PARAMS
 from tests.tasks.toy_project import git, make_toy_project, write_images
 

@@ -13,16 +13,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from flows import (
-    comparing,
-    descent,
-    predicting,
-    promotion,
-    reproducing,
-    summary,
-    tables,
-    watch_page,
-)
+from flows import comparing, descent, predicting, promotion, reproducing, summary, tables
+from flows.commands import watch
 from flows.tables import Column, open_console, show_pairs, show_table
 from tests.flows import test_comparing, test_predicting, test_summary, test_watch_page
 
@@ -82,7 +74,7 @@ SHOWN = {
         "best", "epochs=4", "epochs=1", "80.00", "(75.0…85.0)", "+10.00", "(-15.6…+35.9)", "+1.20",
         "(-0.1…+2.5)")),
     "predict": (predicting.show, CLASSES, ("750", "250", "[bold]bag", "(unreadable)", "10")),
-    "watch": (watch_page.show, test_watch_page.REPORT, ("200", "embedding", "0.410", "0.0005")),
+    "watch": (watch.show, test_watch_page.REPORT, ("200", "embedding", "0.410", "0.0005")),
     "reproduce": (reproducing.show, REPRODUCED, (
         "finetune", "1234", "evaluate", "files that differ", "numbers that differ")),
     "lineage": (descent.show, DESCENT, ("git commit", "requirements.lock", "[+1.23, +20.00]")),

@@ -5,7 +5,8 @@ import logging
 import pytest
 
 from flows.approval import await_decision
-from tasks import gate, promotion
+from tasks.promotion import decisions
+from tasks.promotion import verdict as promotion_verdict
 
 
 @pytest.mark.parametrize("outcome", ["promoted", "refused", "waiting"])
@@ -20,9 +21,9 @@ def test_a_run_that_nobody_resumed_tells_the_decision_that_was_made_meanwhile(
 
     monkeypatch.setattr(prefect, "pause_flow_run", nobody_resumes)
     monkeypatch.setattr(prefect, "get_run_logger", logging.getLogger)
-    monkeypatch.setattr(promotion, "note_waiting", lambda *_: True)
-    verdict = gate.Verdict("tiny", "2", "1", outcome, ["pass: better"])
-    monkeypatch.setattr(promotion, "verdict_on", lambda *_: verdict)
+    monkeypatch.setattr(decisions, "note_waiting", lambda *_: True)
+    verdict = promotion_verdict.Verdict("tiny", "2", "1", outcome, ["pass: better"])
+    monkeypatch.setattr(decisions, "verdict_on", lambda *_: verdict)
     shown = []
     monkeypatch.setattr("flows.approval.show_verdict", shown.append)
     (tmp_path / ".instar" / "locks").mkdir(parents=True)

@@ -6,10 +6,11 @@ import io
 import pytest
 from rich.console import Console
 
-from flows.watch_page import markdown, sentence, show, verdict
-from tasks.drift import Drift
-from tasks.two_sample import Statistic
-from tasks.watching import Items, Report, Started
+from flows.commands.watch import show
+from tasks.monitoring.data_watch import Items, Report, Started
+from tasks.monitoring.drift import Drift
+from tasks.monitoring.summary import markdown, sentence, verdict
+from tasks.monitoring.two_sample_test import Statistic
 
 DRIFT = Drift(
     "tiny@1",

@@ -27,12 +27,12 @@ gate: {max_class_drop: 0.1}
 DVC_YAML = """\
 stages:
   prepare:
-    cmd: python -m tasks.prepare
+    cmd: python -m tasks.stages.prepare
     params: [data]
     deps: ["${data.path}"]
     outs: [artifacts/prepare/store]
   pretrain:
-    cmd: python -m tasks.pretrain
+    cmd: python -m tasks.stages.pretrain
     params: [pretrain]
     deps: [artifacts/prepare/store/manifest.json, models]
     outs: [artifacts/pretrain/encoder.safetensors]
@@ -41,7 +41,7 @@ DVC_LOCK = """\
 schema: '2.0'
 stages:
   prepare:
-    cmd: python -m tasks.prepare
+    cmd: python -m tasks.stages.prepare
     outs:
     - {path: artifacts/prepare/store, hash: md5, md5: 0123456789abcdef0123456789abcdef.dir}
 """
@@ -50,7 +50,7 @@ stages:
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory):
     """MLflow's tables, made once: its first use of a database costs seconds."""
-    from tasks.tracking import connect
+    from tasks.tracking.client import connect
 
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
     connect(f"sqlite:///{path}").search_experiments()
@@ -59,7 +59,7 @@ def empty_database(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def _pretrained_once(tmp_path_factory):
-    from tasks.pretrain import pretrain
+    from tasks.stages.pretrain import pretrain
     from tests.tasks.small_stages import make_stage, prepare
 
     folder = tmp_path_factory.mktemp("pretrained")
@@ -208,7 +208,7 @@ def write_json(path, content):
 
 def publish(root, run_id, stages=("prepare", "pretrain", "finetune", "evaluate")):
     """A whole flow run, from the journals that its stages left."""
-    from tasks.publisher import Publisher
+    from tasks.tracking.publisher import Publisher
 
     with Publisher(root, run_id, uri(root)) as publisher:
         for stage in stages:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 
-from tasks import moves, promotion_log, promotion_mirror, registry
-from tasks.tracking import connect
+from tasks.registry import promotion_log, promotion_log_git, transitions
+from tasks.system import atomic_files
+from tasks.tracking.client import connect
 from tests.tasks.conftest import git, uri
 
 WRITES = (
@@ -32,8 +33,8 @@ def make_registry(root, database, versions=3):
     client.create_registered_model("tiny")
     for _ in range(versions):
         client.create_model_version("tiny", source="/nowhere", await_creation_for=0)
-    registry.move("tiny", "1", "champion", "Ada", "first", {}, root, uri(root))
-    registry.move("tiny", "2", "challenger", "Ada", "next", {}, root, uri(root))
+    transitions.move("tiny", "1", "champion", "Ada", "first", {}, root, uri(root))
+    transitions.move("tiny", "2", "challenger", "Ada", "next", {}, root, uri(root))
     return root
 
 
@@ -54,10 +55,12 @@ def promote_and_die(root, step):
 
     for method in WRITES:
         setattr(MlflowClient, method, dying(getattr(MlflowClient, method)))
-    moves.set_tags = dying(moves.set_tags)
-    promotion_log.replace = dying(promotion_log.replace)
+    transitions.set_tags = dying(transitions.set_tags)
+    atomic_files.replace = dying(atomic_files.replace)
     promotion_log.append = dying(promotion_log.append)
     promotion_log.mirror = dying(promotion_log.mirror)
-    promotion_mirror.git = dying(promotion_mirror.git, lambda _, verb, *rest: verb == "update-ref")
+    promotion_log_git.git = dying(
+        promotion_log_git.git, lambda _, verb, *rest: verb == "update-ref"
+    )
     Path.unlink = dying(Path.unlink, lambda path, *_: path.name == "move.json")
-    registry.move("tiny", "2", "champion", "Ada", "better", {"gain": 0.1}, root, uri(root))
+    transitions.move("tiny", "2", "champion", "Ada", "better", {"gain": 0.1}, root, uri(root))

@@ -4,10 +4,11 @@ import numpy as np
 
 from data.packing.pack import pack
 from data.sources.params import DataParams
-from tasks.journal import Journal
-from tasks.params import validate_params
-from tasks.progress import StageProgress
-from tasks.stage import ARTIFACTS, STATE, Stage
+from tasks.layout import ARTIFACTS, STATE
+from tasks.settings.loading import validate_params
+from tasks.stages.context import Stage
+from tasks.stages.progress import StageProgress
+from tasks.tracking.journal import Journal
 
 SETTINGS = {
     "data": {"source": "npz", "path": "images.npz", "size": 8, "channels": 1},
@@ -45,7 +46,7 @@ def prepare():
 
 
 def make_stage(name, **changes):
-    """The stage as `tasks.stage.stage` gives it, with some settings of its group changed."""
+    """The stage as `context.stage` gives it, with some settings of its group changed."""
     params = validate_params({**SETTINGS, name: {**SETTINGS[name], **changes}})
     scratch = STATE / "checkpoints" / f"{name}-key"
     run = Stage(name, "key", params, Journal(f"{name}.jsonl"), StageProgress(name), scratch)

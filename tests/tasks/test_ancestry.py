@@ -6,12 +6,12 @@ import pytest
 from rich.console import Console
 
 from flows.descent import show
-from tasks.ancestry import ancestry
 from tasks.errors import TaskError
-from tasks.family_tree import draw
-from tasks.publisher import Publisher
-from tasks.registry import register
-from tasks.tracking import connect
+from tasks.registry.lineage import ancestry
+from tasks.registry.lineage_plot import draw
+from tasks.registry.registration import register
+from tasks.tracking.client import connect
+from tasks.tracking.publisher import Publisher
 from tests.servers import mlflow_server
 from tests.tasks.conftest import git, publish, uri, write_artifacts
 

@@ -6,11 +6,12 @@ import warnings
 
 import pytest
 
-from tasks import registry
-from tasks.by_hand import SOMEBODY
-from tasks.promotion import history, promote, rollback, versions
-from tasks.promotion_log import promotions
-from tasks.tracking import connect
+from tasks.promotion.decisions import promote, rollback
+from tasks.promotion.history import history, versions
+from tasks.registry import transitions
+from tasks.registry.manual_moves import SOMEBODY
+from tasks.registry.promotion_log import promotions
+from tasks.tracking.client import connect
 from tests.tasks.conftest import uri
 from tests.tasks.small_registry import make_registry
 
@@ -94,12 +95,12 @@ def test_an_alias_moved_by_hand_is_taken_back_or_signed_as_the_note_says(root, c
     assert promote(root, "tiny@3", "Production").outcome == "unchanged"
     done = promote(root, "tiny@3", "Production", "it is good", override=True)
     assert (done.outcome, done.stage) == ("moved", "Production")
-    assert promotions(root)[-1]["who"] == registry.person(root)
-    assert look(root, capsys)[0]["3"] == ("Production", registry.person(root))
+    assert promotions(root)[-1]["who"] == transitions.person(root)
+    assert look(root, capsys)[0]["3"] == ("Production", transitions.person(root))
     assert promote(root, "tiny@3", "Production", "again", override=True).outcome == "unchanged"
     Hand(root).alias("challenger", "1")
     assert promote(root, "tiny@1", "Staging").outcome == "moved"
-    assert look(root, capsys)[0]["1"] == ("Staging", registry.person(root))
+    assert look(root, capsys)[0]["1"] == ("Staging", transitions.person(root))
 
 
 @pytest.mark.parametrize(
@@ -179,7 +180,7 @@ def test_a_move_from_another_checkout_keeps_its_mover(root, tmp_path, capsys):
     other = tmp_path / "other"
     shutil.copytree(root, other)
     shutil.rmtree(other / ".instar")
-    registry.move("tiny", "3", "champion", "Grace", "mine", {}, other, uri(root))
+    transitions.move("tiny", "3", "champion", "Grace", "mine", {}, other, uri(root))
     found, said = look(root, capsys)
     assert found["3"] == ("Production", "Grace")
     assert (said, promotions(root)[-1]["who"]) == ([], "Grace")

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from data.store.packed_store import PackedStore
-from tasks import calibration, fitting
-from tasks import finetune as finetuning
-from tasks.calibration import answerable, least_confidence, plan_refits
-from tasks.finetune import finetune
+from tasks.stages import abstention, parallel_fits
+from tasks.stages import finetune as finetuning
+from tasks.stages.abstention import answerable, least_confidence, plan_refits
+from tasks.stages.finetune import finetune
 from tests.tasks.small_stages import make_stage
 
 
@@ -83,8 +83,8 @@ def learn(target, **changes):
 
 def test_refits_hold_each_label_of_the_served_draw_out_once(pretrained):
     run = make_stage("finetune")
-    served = next(iter(finetuning._fits(run, PackedStore.open(fitting.STORE))))
-    refits = plan_refits(served, PackedStore.open(fitting.STORE))
+    served = next(iter(finetuning._fits(run, PackedStore.open(parallel_fits.STORE))))
+    refits = plan_refits(served, PackedStore.open(parallel_fits.STORE))
     held = [row for refit in refits for row in refit.held_out]
     assert len(refits) == 4 and sorted(held) == sorted(served.rows)
     for refit in refits:
@@ -104,16 +104,16 @@ def test_no_label_beyond_the_served_draw_is_read(pretrained, monkeypatch):
         return found
 
     run = make_stage("finetune", abstain_target=0.6, draws=1)
-    store = PackedStore.open(fitting.STORE)
+    store = PackedStore.open(parallel_fits.STORE)
     served = next(iter(finetuning._fits(run, store)))
     refits = plan_refits(served, store)
     for refit in refits:
-        fitting._board = [0.0] * 2
-        fitting.fit_one(refit.fit, 0)
-    fitting.fit_one(served, 0)
+        parallel_fits._board = [0.0] * 2
+        parallel_fits.fit_one(refit.fit, 0)
+    parallel_fits.fit_one(served, 0)
     with monkeypatch.context() as patch:
         patch.setattr(PackedStore, "labels", only_drawn)
-        found = calibration.find_abstention(served, refits, store, 0.6)
+        found = abstention.find_abstention(served, refits, store, 0.6)
     assert found == learned["abstention"]
 
 
@@ -155,5 +155,5 @@ def test_refits_that_a_killed_run_kept_are_not_run_again(pretrained, monkeypatch
     assert kept == ["pretrained-0", *(f"refit-{n}" for n in range(4)), "scratch-0"]
     # Weights are restored from what is kept, whatever became of the files.
     shutil.rmtree(run.scratch / "refits")
-    monkeypatch.setattr(fitting.ProcessPoolExecutor, "submit", killed)
+    monkeypatch.setattr(parallel_fits.ProcessPoolExecutor, "submit", killed)
     assert learn(0.6) == (whole, files)

@@ -15,16 +15,16 @@ from data.images.reading import to_canvas
 from data.packing.pack import pack
 from data.sources.params import DataParams
 from data.store.packed_store import PackedStore, read_test_labels
-from tasks import exhibits
-from tasks.champion import Evaluation, OnTestSet, best_classes
 from tasks.errors import TaskError
-from tasks.gate import judge
-from tasks.intervals import Measured
-from tasks.originals import write_as_taken
-from tasks.params import GateParams
-from tasks.registry import register
-from tasks.rules import against_champion, compared
-from tasks.serving import build_served_model
+from tasks.evaluation import test_set
+from tasks.evaluation.confidence_intervals import Measured
+from tasks.promotion.champion_evaluation import Evaluation, OnTestSet, best_classes
+from tasks.promotion.gate import judge
+from tasks.promotion.originals import write_as_taken
+from tasks.promotion.rules import against_champion, compared
+from tasks.registry.registration import register
+from tasks.serving.model import build_served_model
+from tasks.settings.schema import GateParams
 from tests.tasks import conftest
 from tests.tasks.conftest import git, metrics, publish, uri, write_artifacts, write_json
 
@@ -66,7 +66,7 @@ def prepare(root):
     pack(data.model_copy(update={"path": str(root / data.path)}), root / "artifacts" / "prepare")
     store = PackedStore.open(root / "artifacts" / "prepare" / "store")
     labels = read_test_labels(root / "artifacts" / "prepare")["label"].to_numpy()
-    return store, exhibits.TestSet.of(store, store.rows("test"), labels)
+    return store, test_set.TestSet.of(store, store.rows("test"), labels)
 
 
 def contend(root, seed, share, abstention=None, rows=(), classes=None, answered=None):

@@ -9,10 +9,10 @@ import torch
 
 from models.errors import ModelError
 from models.methods.contrastive.simclr import SimCLR
-from tasks import pretrain as pretraining
-from tasks.checkpoints import newest_checkpoint
-from tasks.pretrain import Speedometer, pretrain
-from tasks.scratch import keep
+from tasks.stages import pretrain as pretraining
+from tasks.stages.checkpoints import newest_checkpoint
+from tasks.stages.pretrain import Speedometer, pretrain
+from tasks.system.atomic_files import keep
 from tests.tasks.small_stages import make_stage, prepare
 
 EPOCHS, STEPS = 5, 3

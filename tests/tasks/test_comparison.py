@@ -4,11 +4,11 @@ import subprocess
 
 import pytest
 
-from tasks.comparison import METHOD, computed_seconds, fitting_at_once, grid, save_experiment
+from tasks.comparison.grid import METHOD, computed_seconds, fitting_at_once, grid, save_experiment
 from tasks.errors import TaskError
-from tasks.journal import Journal, journal_path
-from tasks.params import validate_params
-from tasks.runner import run_stage
+from tasks.execution.stage_runner import run_stage
+from tasks.settings.loading import validate_params
+from tasks.tracking.journal import Journal, journal_path
 from tests.tasks.small_stages import SETTINGS
 from tests.tasks.toy_project import git, make_toy_project
 

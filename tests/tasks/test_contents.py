@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.contents import MEMORY, content_hash, hash_file
 from tasks.errors import TaskError
+from tasks.system.hashing import MEMORY, content_hash, hash_file
 
 YESTERDAY = 1_700_000_000
 
@@ -29,7 +29,7 @@ def reads(monkeypatch):
         found.append(path.name)
         return hash_file(path)
 
-    monkeypatch.setattr("tasks.contents.hash_file", reading)
+    monkeypatch.setattr("tasks.system.hashing.hash_file", reading)
     return found
 
 

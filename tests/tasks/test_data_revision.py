@@ -2,9 +2,9 @@ import shutil
 
 import pytest
 
-from tasks.data_revision import use_data_of
 from tasks.errors import TaskError
-from tasks.runner import run_dvc
+from tasks.versioning.dvc import run_dvc
+from tasks.versioning.raw_data import use_data_of
 from tests.tasks.conftest import PARAMS
 from tests.tasks.toy_project import git, make_toy_project
 

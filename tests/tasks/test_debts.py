@@ -6,15 +6,19 @@ import sys
 
 import pytest
 
-from tasks import registry, remote
-from tasks.debts import settle_debts
 from tasks.errors import TaskError
-from tasks.lineage import WEIGHTS, hash_file, made_by_stages, snapshot_commit
-from tasks.promotion_log import promotions
-from tasks.publisher import Publisher, sync
-from tasks.rebuilding import rebuild_versions
-from tasks.registry import judged_version
-from tasks.tracking import connect
+from tasks.operations.backlog import settle_debts
+from tasks.operations.registry_rebuild import rebuild_versions
+from tasks.registry import transitions
+from tasks.registry.promotion_log import promotions
+from tasks.registry.registration import judged_version
+from tasks.registry.tags import WEIGHTS
+from tasks.system.hashing import hash_file
+from tasks.tracking.client import connect
+from tasks.tracking.publisher import Publisher, sync
+from tasks.versioning import dvc_remote
+from tasks.versioning.git import snapshot_commit
+from tasks.versioning.stage_key import made_by_stages
 from tests.tasks.conftest import git, uri, write_artifacts
 from tests.tasks.test_gate import measure_on_new_test_set
 
@@ -39,7 +43,7 @@ STAGES = ("prepare", "pretrain", "finetune", "evaluate")
 @pytest.fixture
 def tracked(project, monkeypatch):
     """The project with its artifacts in DVC, and a remote that cannot be written."""
-    monkeypatch.setattr(remote, "PUSH_PAUSES", ())
+    monkeypatch.setattr(dvc_remote, "PUSH_PAUSES", ())
     dvc(project, "init", "-q")
     dvc(project, "config", "core.analytics", "false")
     dvc(project, "remote", "add", "-q", "-d", "away", str(project.parent / "remote"))
@@ -60,7 +64,7 @@ def dvc(root, *arguments):
 
 
 def run_that_could_not_push(root, run_id, measure=None, **how):
-    """As `flows.steps` leaves it; returns the hash of its weights."""
+    """As `tasks.execution.retraining_run` leaves it; returns the hash of its weights."""
     write_artifacts(root, **how)
     if measure:
         measure(root)
@@ -172,7 +176,7 @@ def test_a_run_whose_outputs_are_lost_is_neither_pushed_nor_in_the_way_of_others
 
 
 def test_a_promotion_that_broke_off_is_made_up_for(tracked, monkeypatch):
-    move = registry.move
+    move = transitions.move
 
     def away(name, version, to, *others, **more):
         if to == "champion":
@@ -181,7 +185,7 @@ def test_a_promotion_that_broke_off_is_made_up_for(tracked, monkeypatch):
 
     run_that_could_not_push(tracked, "run-1")
     mend(tracked)
-    monkeypatch.setattr(registry, "move", away)
+    monkeypatch.setattr(transitions, "move", away)
     assert "went away" in settle_debts(tracked, uri(tracked)).left["run-1"]
     monkeypatch.undo()
     settled = settle_debts(tracked, uri(tracked))

@@ -10,11 +10,11 @@ import time
 
 import pytest
 
-from tasks import doctor
-from tasks.doctor import check_all
-from tasks.leftovers import leftovers
-from tasks.publisher import Publisher
-from tasks.workspace import isolated, locked
+from tasks.execution.workspace import isolated, locked
+from tasks.operations import health_checks
+from tasks.operations.health_checks import check_all
+from tasks.operations.unfinished_runs import leftovers
+from tasks.tracking.publisher import Publisher
 from tests.servers import free_port
 from tests.tasks.conftest import PARAMS
 from tests.tasks.toy_project import git, make_toy_project
@@ -52,7 +52,7 @@ def test_packages_that_differ_from_the_lock_are_named(root):
 
 
 def test_a_disk_that_is_nearly_full_is_named(root, monkeypatch):
-    monkeypatch.setattr(doctor, "LEAST_FREE_GB", 1e9)
+    monkeypatch.setattr(health_checks, "LEAST_FREE_GB", 1e9)
     check = found(root, "disk")
     assert not check.well and "dvc gc" in check.remedy
 
@@ -169,8 +169,8 @@ def test_what_is_queued_stale_and_half_done_is_listed(root, monkeypatch):
     with Publisher(root, "run-0", "http://127.0.0.1:9"):
         assert kinds(root) == ["running"]
     code = (
-        "import sys, time; from tasks.publisher import Publisher;"
-        "from tasks.workspace import isolated, locked\n"
+        "import sys, time; from tasks.tracking.publisher import Publisher;"
+        "from tasks.execution.workspace import isolated, locked\n"
         "with locked(sys.argv[1], what='instar run'), isolated(sys.argv[1], 'run-1'):\n"
         "    Publisher(sys.argv[1], 'run-1', 'http://127.0.0.1:9')\n"
         "    print(flush=True); time.sleep(600)"

@@ -8,10 +8,10 @@ import pytest
 from data.packing.pack import pack
 from data.sources.params import DataParams
 from flows.summary import verdict_in_words
-from tasks import finetune
-from tasks.draws import label_overlap, repetitions
-from tasks.report import certainty, render
-from tasks.stage import stage
+from tasks.evaluation.label_draws import label_overlap, repetitions
+from tasks.reporting.report import certainty, render
+from tasks.stages import finetune
+from tasks.stages.context import stage
 from tests.tasks.test_report import PICTURES, make_content
 
 PARAMS = """\
@@ -44,7 +44,7 @@ def describe(folder, labelled, monkeypatch):
     (folder / "artifacts" / "pretrain").mkdir()
     described = {"encoder": {}, "channels": 1, "size": 8, "mean": [0.5], "std": [0.3]}
     (folder / "artifacts" / "pretrain" / "encoder.json").write_text(json.dumps(described))
-    (folder / "dvc.yaml").write_text("stages: {finetune: {cmd: python -m tasks.finetune}}")
+    (folder / "dvc.yaml").write_text("stages: {finetune: {cmd: python -m tasks.stages.finetune}}")
     monkeypatch.chdir(folder)
     learned = [{"step": 1, "loss": 1.0}]
     monkeypatch.setattr(finetune, "fit_all", lambda fits, *_: ((fit, learned) for fit in fits))

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.dvc_locks import dvc_holders, forget_the_dead
-from tasks.runner import run_stage
+from tasks.execution.stage_runner import run_stage
+from tasks.versioning.dvc_rwlock import dvc_holders, forget_the_dead
 from tests.tasks.toy_project import make_toy_project
 
 

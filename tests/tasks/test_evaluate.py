@@ -23,9 +23,9 @@ from models.encoders.params import EncoderParams
 from models.encoders.weights import save_weights
 from models.learners import LinearProbeParams, fit_classifier
 from tasks.errors import TaskError
-from tasks.evaluate import evaluate
-from tasks.params import EvaluateParams
-from tasks.picture_rows import write_rows
+from tasks.reporting.method_pictures import write_rows
+from tasks.settings.schema import EvaluateParams
+from tasks.stages.evaluate import evaluate
 
 CLASSES = ["left", "<script>right", 'both, or "none"']
 ENCODER = EncoderParams(stem_width=4, widths=(4, 8))

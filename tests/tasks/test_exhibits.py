@@ -6,7 +6,7 @@ import pytest
 from data.packing.pack import pack
 from data.sources.params import DataParams
 from data.store.packed_store import PackedStore
-from tasks import exhibits
+from tasks.evaluation import test_set
 
 LABELS = np.arange(20) % 2
 
@@ -23,7 +23,7 @@ def digest_of(folder, images, labels=LABELS, **how):
     settings = {"size": 8, "channels": 1} | how
     pack(DataParams(source="npz", path=str(folder / "images.npz"), **settings), folder)
     store = PackedStore.open(folder / "store")
-    return exhibits.TestSet.of(store, store.rows("test"), labels).digest
+    return test_set.TestSet.of(store, store.rows("test"), labels).digest
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_other_labels_and_other_shapes_are_another_test_set(tmp_path, images):
 def test_order_does_not_matter_and_the_shape_does_where_bytes_agree():
     def made(order, shape):
         rows = np.array(order)
-        return exhibits.TestSet(
+        return test_set.TestSet(
             rows, [f"i{r}" for r in rows], rows, [f"c{r}" for r in rows], shape
         ).digest
 

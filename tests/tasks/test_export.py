@@ -13,12 +13,12 @@ from models.encoders.images.encoder import build_encoder
 from models.encoders.images.pixels import to_float
 from models.encoders.params import EncoderParams, Readout
 from models.learners import LinearProbeParams, build_classifier
-from tasks import export
 from tasks.errors import TaskError
-from tasks.export import export_classifier, export_encoder
-from tasks.export_readme import describe_features, write_readme
-from tasks.loading import Loaded
-from tasks.serving import ServedModel
+from tasks.serving import export
+from tasks.serving.export import export_classifier, export_encoder
+from tasks.serving.export_readme import describe_features, write_readme
+from tasks.serving.loading import Loaded
+from tasks.serving.model import ServedModel
 
 CLASSES = ["bag", "coat", "shoe"]
 TINY = EncoderParams(stem_width=4, widths=(8, 8))

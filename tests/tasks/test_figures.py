@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tasks.figures import Line, line_chart
+from tasks.reporting.charts import Line, line_chart
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 40])

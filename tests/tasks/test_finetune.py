@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from tasks import finetune as finetuning
-from tasks import fitting
 from tasks.errors import TaskError
-from tasks.finetune import finetune
-from tasks.fitting import Fit, fit_all
+from tasks.stages import finetune as finetuning
+from tasks.stages import parallel_fits
+from tasks.stages.finetune import finetune
+from tasks.stages.parallel_fits import Fit, fit_all
 from tests.tasks.small_stages import make_stage
 
 pytestmark = pytest.mark.usefixtures("pretrained")
@@ -42,7 +42,7 @@ def test_the_journal_holds_a_curve_of_each_fit():
 
 
 def test_progress_tells_step_and_loss_of_a_fit_and_how_far_all_are(monkeypatch):
-    monkeypatch.setattr(fitting, "LOOK_EVERY", 0.005)
+    monkeypatch.setattr(parallel_fits, "LOOK_EVERY", 0.005)
     run, told = make_stage("finetune"), []
     monkeypatch.setattr(run, "progress", lambda *shown: told.append(shown))
     finetune(run)
@@ -132,15 +132,15 @@ def test_only_fits_that_are_not_kept_are_run_and_the_bytes_are_the_same(monkeypa
     else:
         kept[1].write_bytes(kept[1].read_bytes()[:-100])
     run, told, submitted = make_stage("finetune"), [], []
-    submit = fitting.ProcessPoolExecutor.submit
+    submit = parallel_fits.ProcessPoolExecutor.submit
     monkeypatch.setattr(
-        fitting.ProcessPoolExecutor,
+        parallel_fits.ProcessPoolExecutor,
         "submit",
         lambda pool, what, fit, place: (
             submitted.append(fit.weights) or submit(pool, what, fit, place)
         ),
     )
-    monkeypatch.setattr(fitting, "LOOK_EVERY", 0.005)
+    monkeypatch.setattr(parallel_fits, "LOOK_EVERY", 0.005)
     monkeypatch.setattr(run, "progress", lambda *shown: told.append(shown))
     finetune(run)
     assert submitted == ["classifiers/pretrained-1.safetensors"]

@@ -14,12 +14,12 @@ from data.packing.pack import pack
 from data.sources.params import DataParams
 from data.store.packed_store import PackedStore
 from data.store.splits import draw_labels
-from flows.settings import change_settings, known_presets
 from models.methods.registry import METHODS
 from tasks.errors import TaskError
-from tasks.fitness import require_fitting
-from tasks.params import load_params
-from tasks.pretrain import pretrain, view_policies
+from tasks.settings.editing import change_settings, known_presets
+from tasks.settings.fitness import require_fitting
+from tasks.settings.loading import load_params
+from tasks.stages.pretrain import pretrain, view_policies
 from tests.tasks.small_stages import make_stage, prepare
 
 HERE = Path(__file__).resolve().parents[2]

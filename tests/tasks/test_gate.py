@@ -6,13 +6,15 @@ import pytest
 from mlflow import MlflowClient
 
 from data.store.packed_store import FORMAT, PackedStore
-from tasks import exhibits, moves
 from tasks.errors import TaskError
-from tasks.gate import judge
-from tasks.promotion_log import promotions
-from tasks.registry import judged_version, move, register
-from tasks.standing import standing
-from tasks.tracking import connect
+from tasks.evaluation import test_set
+from tasks.promotion.gate import judge
+from tasks.registry import transitions
+from tasks.registry.aliases import standing
+from tasks.registry.promotion_log import promotions
+from tasks.registry.registration import judged_version, register
+from tasks.registry.transitions import move
+from tasks.tracking.client import connect
 from tests.tasks.conftest import (
     CLASSES,
     FIT,
@@ -214,7 +216,7 @@ def test_a_promotion_that_broke_off_before_its_first_write_is_no_rivals(project,
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(moves, "_complete", die)
+        patch.setattr(transitions, "_complete", die)
         with pytest.raises(KeyboardInterrupt):
             judge(project, "2", uri(project))
     assert champion(project) == "1"
@@ -312,7 +314,7 @@ def measure_on_new_test_set(root):
 
 def present_digest(root):
     store = PackedStore.open(root / "artifacts" / "prepare" / "store")
-    return exhibits.TestSet.of(
+    return test_set.TestSet.of(
         store, np.arange(120), predictions(2, 118)["label"].to_numpy()
     ).digest
 
@@ -349,7 +351,7 @@ def write_store(root):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from tasks.serving import build_served_model
+    from tasks.serving.model import build_served_model
 
     count = 120
     store = root / "artifacts" / "prepare" / "store"

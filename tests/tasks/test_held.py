@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from tasks.held import HeldError, held, is_free
+from tasks.system.locks import HeldError, held, is_free
 
 
 def test_many_that_wait_hold_it_one_after_the_other(tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tasks.intervals import Interval, Measured, accuracy, paired_gain
+from tasks.evaluation.confidence_intervals import Interval, Measured, accuracy, paired_gain
 
 
 def versions(random, gain=0.0, images=1000, luck=0.05, shared_luck=False):

@@ -3,7 +3,7 @@ import os
 import subprocess
 import sys
 
-from tasks.journal import Journal, journal_path, read_journal
+from tasks.tracking.journal import Journal, journal_path, read_journal
 
 
 def test_what_is_written_is_read_back_in_order(tmp_path):
@@ -55,7 +55,7 @@ def test_a_line_that_a_killed_writer_left_costs_no_later_event(tmp_path):
 
 def test_events_survive_a_killed_writer(tmp_path):
     code = (
-        "import os, sys; from tasks.journal import Journal; j = Journal(sys.argv[1]);"
+        "import os, sys; from tasks.tracking.journal import Journal; j = Journal(sys.argv[1]);"
         "j.metrics({'loss': 1}, step=1); os.kill(os.getpid(), 9)"
     )
     path = tmp_path / "j.jsonl"

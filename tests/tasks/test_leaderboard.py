@@ -7,11 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tasks.comparison import CellResult, grid
-from tasks.comparison_record import CELL, COMPARISON, as_csv, as_markdown, record
+from tasks.comparison.grid import CellResult, grid
+from tasks.comparison.leaderboard import leaderboard, repeated, rows, verdict
+from tasks.comparison.mlflow_record import CELL, COMPARISON, as_csv, as_markdown, record
 from tasks.errors import TaskError
-from tasks.leaderboard import leaderboard, repeated, rows, verdict
-from tasks.tracking import PARENT, connect
+from tasks.tracking.client import connect
+from tasks.tracking.runs import PARENT
 from tests.tasks.conftest import metrics, uri, write_json
 
 IMAGES = 2000

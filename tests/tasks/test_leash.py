@@ -8,7 +8,7 @@ import sys
 import psutil
 import pytest
 
-from tasks.leash import Leash
+from tasks.system.supervised_process import Leash
 from tests.faults.framed_project import HERE, processes_in
 from tests.faults.waiting import until
 
@@ -21,7 +21,7 @@ time.sleep(600)
 """
 OWNER = """\
 import pathlib, sys
-from tasks.leash import Leash
+from tasks.system.supervised_process import Leash
 with Leash([sys.executable, "-c", sys.argv[1]], pathlib.Path.cwd(), grace=1.0) as leash:
     leash.wait()
 """

@@ -10,9 +10,9 @@ import zipfile
 import pytest
 from ruamel.yaml import YAML
 
-from tasks import listing
 from tasks.errors import TaskError
-from tasks.listing import Listing, items_of, list_data, remember
+from tasks.monitoring import data_snapshot
+from tasks.monitoring.data_snapshot import Listing, items_of, list_data, remember
 from tests.tasks.toy_project import make_toy_project
 
 
@@ -32,10 +32,10 @@ def write(path, content):
 def hashed(monkeypatch):
     """Which files are read; what was just written counts as settled."""
     read = []
-    monkeypatch.setattr(listing, "YOUNG_SECONDS", 0.0)
-    md5 = listing._md5
+    monkeypatch.setattr(data_snapshot, "YOUNG_SECONDS", 0.0)
+    md5 = data_snapshot._md5
     monkeypatch.setattr(
-        listing, "_md5", lambda file: read.append(os.path.basename(file)) or md5(file)
+        data_snapshot, "_md5", lambda file: read.append(os.path.basename(file)) or md5(file)
     )
     return read
 
@@ -90,7 +90,7 @@ def test_an_archive_that_did_not_change_is_not_opened(root, hashed, monkeypatch)
     shutil.make_archive(str(root / "pics"), "tar", root / "pics")
     first = list_data(root, "pics.tar")
     hashed.clear()
-    monkeypatch.setattr(listing, "open_container", None)
+    monkeypatch.setattr(data_snapshot, "open_container", None)
     assert list_data(root, "pics.tar") == first and hashed == []
 
 
@@ -106,7 +106,7 @@ def test_what_vanishes_while_it_is_listed_is_left_out_and_counts_as_a_change_of_
     root, monkeypatch
 ):
     """A copy writes each file under another name first."""
-    md5, ignored, began = listing._md5, listing._ignored_in(root), time.time()
+    md5, ignored, began = data_snapshot._md5, data_snapshot._ignored_in(root), time.time()
 
     def vanishing_file(file):
         if file.endswith("2.png"):
@@ -118,8 +118,8 @@ def test_what_vanishes_while_it_is_listed_is_left_out_and_counts_as_a_change_of_
             shutil.rmtree(path)
         return ignored(path, is_folder)
 
-    monkeypatch.setattr(listing, "_md5", vanishing_file)
-    monkeypatch.setattr(listing, "_ignored_in", lambda _: vanishing_folder)
+    monkeypatch.setattr(data_snapshot, "_md5", vanishing_file)
+    monkeypatch.setattr(data_snapshot, "_ignored_in", lambda _: vanishing_folder)
     found = list_data(root, "pics")
     assert found.items.keys() == {"a/1.png"} and found.newest >= began
 

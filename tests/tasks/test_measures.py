@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from tasks import measures
-from tasks.embedding_map import place_in_plane
+from tasks.evaluation import metrics as evaluation_metrics
+from tasks.reporting.umap import place_in_plane
 
 
 @pytest.fixture
@@ -23,34 +23,36 @@ def test_class_scores_equal_scikit_learns(guesses):
 
     actual, probabilities = guesses
     predicted = probabilities.argmax(1)
-    confusion = measures.confusion_matrix(actual, predicted, 5)
-    scores = measures.class_scores(confusion)
+    confusion = evaluation_metrics.confusion_matrix(actual, predicted, 5)
+    scores = evaluation_metrics.class_scores(confusion)
     wanted = metrics.precision_recall_fscore_support(actual, predicted)
     np.testing.assert_array_equal(confusion, metrics.confusion_matrix(actual, predicted))
     for found, want in zip(
         (scores.precision, scores.recall, scores.f1, scores.support), wanted, strict=True
     ):
         np.testing.assert_allclose(found, want)
-    assert measures.accuracy(actual, predicted) == metrics.accuracy_score(actual, predicted)
-    assert measures.balanced_accuracy(scores) == pytest.approx(
+    assert evaluation_metrics.accuracy(actual, predicted) == metrics.accuracy_score(
+        actual, predicted
+    )
+    assert evaluation_metrics.balanced_accuracy(scores) == pytest.approx(
         metrics.balanced_accuracy_score(actual, predicted)
     )
-    assert measures.macro_f1(scores) == pytest.approx(
+    assert evaluation_metrics.macro_f1(scores) == pytest.approx(
         metrics.f1_score(actual, predicted, average="macro")
     )
 
 
 def test_class_that_never_occurs_scores_zero_and_is_left_out_of_balanced_accuracy():
-    scores = measures.class_scores(np.array([[3, 1, 0], [0, 2, 0], [0, 0, 0]]))
+    scores = evaluation_metrics.class_scores(np.array([[3, 1, 0], [0, 2, 0], [0, 0, 0]]))
     assert scores.recall.tolist() == [0.75, 1, 0]
     assert scores.precision[2] == scores.f1[2] == 0
-    assert measures.balanced_accuracy(scores) == 0.875
+    assert evaluation_metrics.balanced_accuracy(scores) == 0.875
 
 
 def test_calibration_error_has_its_closed_form():
     # Confidence .9, three of four right; confidence .6, none of one right.
     probabilities = np.array([[0.9, 0.1]] * 4 + [[0.4, 0.6]])
-    found = measures.calibration(probabilities, np.array([0, 0, 0, 1, 0]), bins=10)
+    found = evaluation_metrics.calibration(probabilities, np.array([0, 0, 0, 1, 0]), bins=10)
     np.testing.assert_allclose(found.confidence, [0.6, 0.9])
     np.testing.assert_allclose(found.accuracy, [0, 0.75])
     assert found.count.tolist() == [1, 4]
@@ -64,13 +66,13 @@ def test_calibration_error_equals_torchmetrics(guesses):
     wanted = multiclass_calibration_error(
         torch.tensor(probabilities), torch.tensor(actual), num_classes=5, n_bins=15
     )
-    found = measures.calibration(probabilities, actual, bins=15)
+    found = evaluation_metrics.calibration(probabilities, actual, bins=15)
     assert found.ece == pytest.approx(float(wanted), abs=1e-6)
 
 
 def test_nearest_rows_go_by_angle_and_come_best_first():
     bank = torch.tensor([[1.0, 0.0], [0.0, 5.0], [3.0, 3.0]])
-    cosine, rows = measures.nearest_rows(bank, torch.tensor([[2.0, 0.1]]), k=9)
+    cosine, rows = evaluation_metrics.nearest_rows(bank, torch.tensor([[2.0, 0.1]]), k=9)
     assert rows.tolist() == [[0, 2, 1]]
     assert cosine[0, 0] == pytest.approx(2 / np.hypot(2, 0.1))
 

@@ -11,8 +11,8 @@ from PIL import Image
 
 from data.errors import DataError
 from data.images.formats import HEIC
-from tasks.model_input import as_images
-from tasks.serving import ServedModel
+from tasks.serving.model import ServedModel
+from tasks.serving.model_input import as_images
 from tests.tasks.conftest import CLASSES, SIZE, write_classifier
 
 

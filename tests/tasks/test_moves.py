@@ -7,12 +7,12 @@ import signal
 
 import pytest
 
-from tasks import other_checkouts, promotion_mirror
-from tasks.by_hand import SOMEBODY
-from tasks.moves import Move, OvertakenError, carry_out, mend
-from tasks.promotion import versions
-from tasks.promotion_log import PROMOTIONS, promotions
-from tasks.tracking import connect
+from tasks.promotion.history import versions
+from tasks.registry import other_checkouts, promotion_log_git
+from tasks.registry.manual_moves import SOMEBODY
+from tasks.registry.promotion_log import PROMOTIONS, promotions
+from tasks.registry.transitions import Move, OvertakenError, carry_out, mend
+from tasks.tracking.client import connect
 from tests.tasks.conftest import uri
 from tests.tasks.small_registry import make_registry, promote_and_die
 
@@ -65,7 +65,7 @@ def test_a_move_that_is_killed_between_any_two_steps_is_whole_after_the_next_tou
         versions(root, "tiny", uri(root))
         assert state(root) == (AFTER if begun else BEFORE), step
         assert not (root / ".instar/move.json").exists()
-        assert (root / PROMOTIONS).read_text() == promotion_mirror.text_of(root)
+        assert (root / PROMOTIONS).read_text() == promotion_log_git.text_of(root)
         names = [model.name for model in connect(uri(root)).search_registered_models()]
         assert names == ["tiny"], "no mark is left"
         if begun:

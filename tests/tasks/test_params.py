@@ -5,7 +5,10 @@ import pytest
 from pydantic import BaseModel
 
 from tasks.errors import TaskError
-from tasks.params import Params, load_params, read_yaml, reference, validate_params
+from tasks.settings.loading import load_params, validate_params
+from tasks.settings.project_files import read_yaml
+from tasks.settings.reference import reference
+from tasks.settings.schema import Params
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from tasks.doctor import check_disk, check_mlflow
 from tasks.errors import TaskError
-from tasks.places import require_place
-from tasks.private_clone import private_clone
-from tasks.remote import dvc_settings, fetch, push
-from tasks.runner import run_stage
-from tasks.tracking import artifacts_of, connect, ensure_experiment, tracking_uri_of
-from tasks.workspace import isolated
+from tasks.execution.stage_runner import run_stage
+from tasks.execution.workspace import isolated
+from tasks.operations.health_checks import check_disk, check_mlflow
+from tasks.reproduction.clone import private_clone
+from tasks.system.url_paths import require_place
+from tasks.tracking.client import connect, tracking_uri_of
+from tasks.tracking.runs import artifacts_of, ensure_experiment
+from tasks.versioning.dvc_remote import dvc_settings, fetch, push
 from tests.tasks.toy_project import git, make_toy_project
 
 TAKEN = [

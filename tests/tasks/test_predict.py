@@ -14,11 +14,11 @@ import pytest
 from PIL import Image
 
 from data.errors import DataError
-from tasks import predict as predicting
 from tasks.errors import TaskError
-from tasks.loading import loaded
-from tasks.predict import predict
-from tasks.serving import DESCRIPTION, ServedModel, build_served_model
+from tasks.serving import batch_prediction as predicting
+from tasks.serving.batch_prediction import predict
+from tasks.serving.loading import loaded
+from tasks.serving.model import DESCRIPTION, ServedModel, build_served_model
 from tests.servers import ObjectStore, wait_until
 from tests.tasks.conftest import CLASSES, SIZE, publish, uri, write_classifier
 
@@ -273,7 +273,7 @@ def test_hidden_neighbours_of_the_output_stay(model, images, tmp_path):
 
 @pytest.fixture
 def registered(project):
-    from tasks.registry import register
+    from tasks.registry.registration import register
 
     publish(project, "run-1")
     return project, register(project, "run-1", uri(project), pushed=True)

@@ -7,10 +7,10 @@ import subprocess
 import numpy as np
 import pytest
 
-from flows.settings import change_settings
-from tasks.prepare import prepare
-from tasks.runner import dvc_command, dvc_environment
-from tasks.stage import stage
+from tasks.settings.editing import change_settings
+from tasks.stages.context import stage
+from tasks.stages.prepare import prepare
+from tasks.versioning.dvc import dvc_command, dvc_environment
 from tests.e2e.tiny_project import environment, make_tiny_project
 
 

@@ -15,9 +15,9 @@ from models.methods.contrastive import simclr
 from models.methods.contrastive.simclr import SimCLR
 from models.training.eval_mode import evaluating
 from tasks.errors import TaskError
-from tasks.picture_rows import read_rows
-from tasks.pretrain import pretrain, view_policies
-from tasks.stage import ARTIFACTS
+from tasks.layout import ARTIFACTS
+from tasks.reporting.method_pictures import read_rows
+from tasks.stages.pretrain import pretrain, view_policies
 from tests.tasks.small_stages import make_stage, prepare
 
 

@@ -6,12 +6,12 @@ import subprocess
 
 import pytest
 
-from tasks.doctor import check_all
 from tasks.errors import TaskError
-from tasks.lineage import made_by_stages
-from tasks.past_runs import raw_data_of
-from tasks.project_files import read_lock, read_yaml, require_merged, require_readable
-from tasks.remote import require_dvc
+from tasks.operations.health_checks import check_all
+from tasks.settings.project_files import read_lock, read_yaml, require_merged, require_readable
+from tasks.versioning.dvc_remote import require_dvc
+from tasks.versioning.past_runs import raw_data_of
+from tasks.versioning.stage_key import made_by_stages
 from tests.tasks.conftest import DVC_LOCK, DVC_YAML, PARAMS, git
 
 RAW = "outs:\n- md5: {}.dir\n  path: raw\n"
@@ -196,7 +196,7 @@ def test_a_preset_with_marks_is_told(checkout):
 
 
 def test_a_name_that_is_not_utf8_is_no_problem_for_git(checkout):
-    from tasks.lineage import untracked_code
+    from tasks.versioning.git import untracked_code
 
     (checkout / "tasks").mkdir()
     os.close(os.open(os.fsencode(checkout / "tasks") + b"/b\xff.py", os.O_CREAT))

@@ -4,24 +4,17 @@ import json
 
 import pytest
 
-from tasks import gate, registry
 from tasks.errors import TaskError
-from tasks.gate import judge, tags_of
-from tasks.intervals import Interval
-from tasks.moves import set_tags
-from tasks.promotion import (
-    decide,
-    former_champions,
-    history,
-    note_waiting,
-    promote,
-    rollback,
-    verdict_on,
-    versions,
-)
-from tasks.promotion_log import PROMOTIONS, promotions
-from tasks.registry import move
-from tasks.tracking import connect
+from tasks.evaluation.confidence_intervals import Interval
+from tasks.promotion import verdict as promotion_verdict
+from tasks.promotion.decisions import decide, note_waiting, promote, rollback, verdict_on
+from tasks.promotion.gate import judge
+from tasks.promotion.history import history, versions
+from tasks.promotion.verdict import tags_of
+from tasks.registry import registration, transitions
+from tasks.registry.promotion_log import PROMOTIONS, former_champions, promotions
+from tasks.registry.transitions import move, set_tags
+from tasks.tracking.client import connect
 from tests.tasks.conftest import publish, uri, write_artifacts
 from tests.tasks.small_registry import make_registry
 
@@ -42,7 +35,7 @@ def stage(root, version):
 def verdict(root, version, outcome, champion="1"):
     """The gate's word, as it leaves it on a version."""
     gain = Interval(0.1, 0.05, 0.15, 5)
-    said = gate.Verdict("tiny", version, champion, outcome, ["pass: better"], gain)
+    said = promotion_verdict.Verdict("tiny", version, champion, outcome, ["pass: better"], gain)
     set_tags(connect(uri(root)), "tiny", version, tags_of(said))
 
 
@@ -85,7 +78,7 @@ def test_the_gate_that_is_asked_says_why_not(project):
     for seed, run, right in ((1, "run-1", 100), (2, "run-2", 101)):
         write_artifacts(project, seed=seed, right=right)
         publish(project, run, stages=["evaluate"])
-        made = registry.register(project, run, uri(project), pushed=True)
+        made = registration.register(project, run, uri(project), pushed=True)
         if run == "run-1":
             judge(project, made.version, uri(project))
     done = promote(project, "tiny@2", "Production", tracking_uri=uri(project))
@@ -102,7 +95,7 @@ def test_with_human_approval_what_passed_waits_and_moves_when_approved(project):
     (project / "params.yaml").write_text(text.replace("0.1}", "0.1, approval: human}"))
     write_artifacts(project, seed=1)
     publish(project, "run-1", stages=["evaluate"])
-    made = registry.register(project, "run-1", uri(project), pushed=True)
+    made = registration.register(project, "run-1", uri(project), pushed=True)
     waits = judge(project, made.version, uri(project))
     assert (waits.outcome, waits.place, waits.promoted) == ("waiting", "challenger", False)
     assert judge(project, made.version, uri(project)).repeated
@@ -124,12 +117,12 @@ def test_a_rejected_version_is_not_promoted_by_the_gate_again(project):
     (project / "params.yaml").write_text(text.replace("0.1}", "0.1, approval: human}"))
     write_artifacts(project, seed=1)
     publish(project, "run-1", stages=["evaluate"])
-    made = registry.register(project, "run-1", uri(project), pushed=True)
+    made = registration.register(project, "run-1", uri(project), pushed=True)
     judge(project, made.version, uri(project))
     done = decide(project, "tiny@1", False, "blurred", tracking_uri=uri(project))
     assert (done.outcome, stage(project, "1")) == ("rejected", "Archived")
     (project / "params.yaml").write_text(text)
-    again = registry.register(project, "run-1", uri(project), pushed=True)
+    again = registration.register(project, "run-1", uri(project), pushed=True)
     said = judge(project, again.version, uri(project))
     assert said.outcome == "refused"
     assert said.reasons[0] == "FAIL: rejected by a human: Ada <ada@example.org>: blurred"
@@ -152,7 +145,9 @@ def test_an_override_decides_for_the_flow_run_that_waits(root):
 
 def test_the_verdict_that_another_checkout_gave_since_counts(root):
     path = ".instar/verdicts/tiny-v2.json"
-    gate.write(root, gate.Verdict("tiny", "2", "1", "waiting", ["pass: better"], path=path))
+    promotion_verdict.write(
+        root, promotion_verdict.Verdict("tiny", "2", "1", "waiting", ["pass: better"], path=path)
+    )
     move("tiny", "3", "champion", "Bob", "faster", {}, root, uri(root))
     verdict(root, "2", "waiting", champion="3")
     assert decide(root, "tiny@2", True, "fine", tracking_uri=uri(root)).replaced == "3"
@@ -176,11 +171,11 @@ def test_what_was_rejected_stays_so_when_mlflow_has_lost_its_tags(root):
     known = {number: client.get_model_version("tiny", number).tags for number in "123"}
     for number in "23":
         client.delete_model_version_tag("tiny", number, "rejected")
-    registry.stand_as_logged("tiny", root, uri(root))
+    registration.stand_as_logged("tiny", root, uri(root))
     found = {number: client.get_model_version("tiny", number).tags for number in "123"}
     assert found == known
     promote(root, "tiny@3", "Production", "needed", override=True, tracking_uri=uri(root))
-    registry.stand_as_logged("tiny", root, uri(root))
+    registration.stand_as_logged("tiny", root, uri(root))
     assert "rejected" not in client.get_model_version("tiny", "3").tags
 
 
@@ -270,4 +265,4 @@ def test_a_version_that_mlflow_has_lost_can_be_struck_off(root):
     client.delete_registered_model("tiny")
     client.create_registered_model("tiny")
     promote(root, "tiny@1", "Archived", "lost", tracking_uri=uri(root))
-    assert registry.require_known_champion(client, "tiny", root) is None
+    assert transitions.require_known_champion(client, "tiny", root) is None

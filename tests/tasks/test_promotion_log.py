@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tasks.errors import TaskError
-from tasks.promotion_log import PROMOTIONS, append, promotions, stood
+from tasks.registry.promotion_log import PROMOTIONS, append, promotions, stood
 from tests.tasks.conftest import git
 
 

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 import pytest
 
 from flows.servers import PrefectServer, prefect_environment
-from tasks import proxies
-from tasks.doctor import check_mlflow, check_proxy
 from tasks.errors import TaskError
-from tasks.proxies import keep_loopback_direct, open_url, require_certificates
+from tasks.operations.health_checks import check_mlflow, check_proxy
+from tasks.system import proxies
+from tasks.system.proxies import keep_loopback_direct, open_url, require_certificates
 from tests.tasks.conftest import PARAMS
 from tests.tasks.toy_project import make_toy_project
 

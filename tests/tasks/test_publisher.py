@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import TaskError
-from tasks.journal import Journal, journal_path
-from tasks.publisher import Publisher, sync
-from tasks.tracking import connect, metric_name, numbers
+from tasks.tracking.client import connect
+from tasks.tracking.journal import Journal, journal_path
+from tasks.tracking.metrics import metric_name, numbers
+from tasks.tracking.publisher import Publisher, sync
 from tests.mlflow_contents import assert_whole
 from tests.servers import mlflow_server, wait_until
 from tests.tasks.conftest import publish, uri, write_artifacts
@@ -177,8 +178,8 @@ def test_files_that_are_slow_to_set_aside_are_not_missed(project, monkeypatch):
         time.sleep(0.3)
         shutil.copyfile(source, target)
 
-    monkeypatch.setattr("tasks.publisher.POLL_SECONDS", 0.02)
-    monkeypatch.setattr("tasks.shelf._link_or_copy", on_another_disk)
+    monkeypatch.setattr("tasks.tracking.publisher.POLL_SECONDS", 0.02)
+    monkeypatch.setattr("tasks.tracking.run_records._link_or_copy", on_another_disk)
     write_artifacts(project)
     with Publisher(project, "run-1", uri(project)) as publisher:
         publisher.stage("pretrain", "k1", "running")
@@ -238,7 +239,7 @@ def test_sync_delivers_the_run_as_it_was_although_later_ones_overwrote_it(projec
 
 def test_a_publisher_that_was_killed_is_taken_up_by_sync(project):
     code = (
-        "import sys, os, time; from tasks.publisher import Publisher;"
+        "import sys, os, time; from tasks.tracking.publisher import Publisher;"
         "p = Publisher(sys.argv[1], 'run-1', sys.argv[2]); p.stage('pretrain', 'k1', 'running');"
         "print(flush=True); time.sleep(60)"
     )
@@ -390,7 +391,7 @@ def test_a_database_wiped_while_a_run_goes_on_gets_all_of_the_run(project, empty
 
 def test_a_killed_run_delivered_late_does_not_show_its_successors_points(project):
     code = (
-        "import sys, time; from tasks.publisher import Publisher;"
+        "import sys, time; from tasks.tracking.publisher import Publisher;"
         "p = Publisher(sys.argv[1], 'run-1', 'http://127.0.0.1:9');"
         "p.stage('pretrain', 'k1', 'running'); print(flush=True); time.sleep(600)"
     )

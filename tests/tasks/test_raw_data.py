@@ -7,7 +7,7 @@ import pytest
 
 from data.sources.file_names import unescaped
 from tasks.errors import TaskError
-from tasks.raw_data import require_hashable
+from tasks.settings.data_path import require_hashable
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 
 from flows import cli
 from tasks.errors import TaskError
-from tasks.references import model_named, version_named
+from tasks.registry.model_references import model_named, version_named
 from tests.tasks.conftest import DVC_YAML, PARAMS, git, uri
 from tests.tasks.small_registry import make_registry
 

@@ -8,12 +8,13 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from tasks import registry
 from tasks.errors import TaskError
-from tasks.promotion_log import promotions
-from tasks.registry import explained, move, person, register
-from tasks.standing import settle, standing
-from tasks.tracking import connect
+from tasks.registry import registration
+from tasks.registry.aliases import settle, standing
+from tasks.registry.promotion_log import promotions
+from tasks.registry.registration import register
+from tasks.registry.transitions import move, person
+from tasks.tracking.client import connect, explained
 from tests.tasks.conftest import git, publish, uri, write_artifacts, write_json
 
 
@@ -66,14 +67,14 @@ def test_the_same_weights_make_no_second_version(project):
 def test_the_same_weights_registered_at_the_same_time_make_one_version(project, monkeypatch):
     for run_id in ("run-1", "run-2"):
         publish(project, run_id)
-    find = registry.find_same
+    find = registration.find_same
 
     def find_slowly(*arguments):
         found = find(*arguments)
         time.sleep(1.0)
         return found
 
-    monkeypatch.setattr(registry, "find_same", find_slowly)
+    monkeypatch.setattr(registration, "find_same", find_slowly)
     with ThreadPoolExecutor() as pool:
         both = [
             pool.submit(register, project, run_id, uri(project), pushed=True)

@@ -1,9 +1,9 @@
 import pytest
 
-from tasks.publisher import Publisher
-from tasks.registry import register
-from tasks.repetition import repeated_run, source_key
-from tasks.tracking import connect
+from tasks.execution.skip_unchanged import repeated_run, source_key
+from tasks.registry.registration import register
+from tasks.tracking.client import connect
+from tasks.tracking.publisher import Publisher
 from tests.tasks.conftest import publish, uri
 
 

@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from tasks.pictures import data_uri
-from tasks.report import headline, render
+from tasks.reporting.report import headline, render
+from tasks.reporting.thumbnails import data_uri
 
 
 def make_content(classes=("ant", "bee"), gain=(0.05, 0.03, 0.07, 3), draws=3):

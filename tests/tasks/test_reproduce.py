@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import TaskError
-from tasks.held import is_free
-from tasks.lineage import WEIGHTS, hash_file
-from tasks.reproduce import reproduce
-from tasks.tracking import PARENT, STAGE, as_metrics, connect
-from tasks.workspace import sign_of_life
+from tasks.execution.workspace import sign_of_life
+from tasks.registry.tags import WEIGHTS
+from tasks.reproduction.reproduce import reproduce
+from tasks.system.hashing import hash_file
+from tasks.system.locks import is_free
+from tasks.tracking.client import connect
+from tasks.tracking.metrics import as_metrics
+from tasks.tracking.runs import PARENT, STAGE
 from tests.tasks.conftest import uri
 from tests.tasks.toy_project import git
 
@@ -23,13 +26,13 @@ HERE = Path(__file__).resolve().parents[2]
 PIPELINE = """\
 stages:
   prepare:
-    cmd: python -m tasks.prepare
-    deps: [raw.txt, tasks/prepare.py]
+    cmd: python -m tasks.stages.prepare
+    deps: [raw.txt, tasks/stages/prepare.py]
     outs: [artifacts/prepare/store]
   finetune:
-    cmd: python -m tasks.finetune
+    cmd: python -m tasks.stages.finetune
     params: [finetune]
-    deps: [artifacts/prepare/store, tasks/finetune.py]
+    deps: [artifacts/prepare/store, tasks/stages/finetune.py]
     outs: [artifacts/finetune/classifiers, artifacts/finetune/metrics.json]
 """
 PREPARE = """\
@@ -60,14 +63,14 @@ REMOTE = """\
 def made(tmp_path_factory, empty_database):
     """A project whose version 1 is registered, pushed and tagged."""
     root = tmp_path_factory.mktemp("reproduce") / "project"
-    (root / "tasks").mkdir(parents=True)
+    (root / "tasks" / "stages").mkdir(parents=True)
     files = {
         "dvc.yaml": PIPELINE,
         "params.yaml": "data: {source: npz, path: raw.txt}\nfinetune: {steps: 1}\n",
         "raw.txt": "pixels",
         "tasks/__init__.py": "",
-        "tasks/prepare.py": PREPARE,
-        "tasks/finetune.py": FINETUNE,
+        "tasks/stages/prepare.py": PREPARE,
+        "tasks/stages/finetune.py": FINETUNE,
         ".gitignore": ".instar/\n/artifacts/\n/mlflow.db\n",
     }
     for name, text in files.items():
@@ -151,7 +154,9 @@ def test_a_version_is_made_again_from_its_commit_and_the_remote_alone(project):
     # What the checkout itself has must not help.
     shutil.rmtree(project / ".dvc" / "cache")
     shutil.rmtree(project / "artifacts")
-    (project / "tasks" / "finetune.py").write_text("raise SystemExit('an edit of today')")
+    (project / "tasks" / "stages" / "finetune.py").write_text(
+        "raise SystemExit('an edit of today')"
+    )
     told = []
     done = reproduce("toy@1", project, told.append, "prepare")
     assert (done.verdict, done.first) == ("identical", None)
@@ -174,8 +179,10 @@ def test_stages_before_the_chosen_one_are_pulled_not_computed(project):
 
 
 def test_other_code_is_told_by_the_first_file_and_number_that_differ(project):
-    change_the_tagged_commit(project, "tasks/finetune.py", "weights of {arm}", "weighty {arm}")
-    change_the_tagged_commit(project, "tasks/finetune.py", "seen / 10", "seen / 20")
+    change_the_tagged_commit(
+        project, "tasks/stages/finetune.py", "weights of {arm}", "weighty {arm}"
+    )
+    change_the_tagged_commit(project, "tasks/stages/finetune.py", "seen / 10", "seen / 20")
     shutil.rmtree(project / ".dvc" / "cache")
     done = reproduce("toy@1", project, print)
     assert done.verdict == "differs"
@@ -203,7 +210,9 @@ def test_tolerance_is_for_other_machines_only(project, device, accuracy, verdict
 
 
 def test_nothing_is_within_tolerance_where_no_number_was_compared(project):
-    change_the_tagged_commit(project, "tasks/finetune.py", "weights of {arm}", "weighty {arm}")
+    change_the_tagged_commit(
+        project, "tasks/stages/finetune.py", "weights of {arm}", "weighty {arm}"
+    )
     tag_version(project, "device", "another machine")
     client = connect(uri(project))
     (child,) = client.search_runs(["1"], f"tags.`{STAGE}` = 'finetune'")
@@ -247,7 +256,9 @@ def close_remote(root):
 
 
 def forget_a_module(root):
-    change_the_tagged_commit(root, "tasks/finetune.py", "import json", "import tasks.new, json")
+    change_the_tagged_commit(
+        root, "tasks/stages/finetune.py", "import json", "import tasks.new, json"
+    )
 
 
 def change_the_lock(root):
@@ -291,8 +302,10 @@ def test_an_unknown_stage_is_refused_with_those_there_are(project):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_no_clone_and_no_child_is_left_by_a_command_that_was_ended(project, number):
-    change_the_tagged_commit(project, "tasks/finetune.py", "time.sleep(0)", "time.sleep(600)")
-    code = "from tasks.reproduce import reproduce; reproduce('toy@1', '.', print)"
+    change_the_tagged_commit(
+        project, "tasks/stages/finetune.py", "time.sleep(0)", "time.sleep(600)"
+    )
+    code = "from tasks.reproduction.reproduce import reproduce; reproduce('toy@1', '.', print)"
     environment = {**os.environ, "PYTHONPATH": str(HERE)}
     command = subprocess.Popen([sys.executable, "-P", "-c", code], cwd=project, env=environment)
     places = project / ".instar" / "reproduce"

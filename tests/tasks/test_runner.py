@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import TaskError
-from tasks.runner import dvc_command, dvc_environment, planned_stages, run_stage
+from tasks.execution.stage_runner import planned_stages, run_stage
+from tasks.versioning.dvc import dvc_command, dvc_environment
 from tests.tasks.toy_project import make_toy_project
 
 HERE = Path(__file__).resolve().parents[2]
@@ -127,7 +128,7 @@ def test_beside_another_dvc_command_its_pid_and_the_remedy_are_said(project):
 def test_no_process_of_dvc_outlives_its_runner(project, call, number):
     (project / "input.txt").write_text("sleep")
     runner = subprocess.Popen(
-        [sys.executable, "-c", f"from tasks.runner import *; {call}"],
+        [sys.executable, "-c", f"from tasks.execution.stage_runner import *; {call}"],
         cwd=project,
         env={**os.environ, "PYTHONPATH": str(HERE)},
         stderr=subprocess.DEVNULL,

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.scratch import claimed, discard, keep, kept
+from tasks.system.atomic_files import keep, kept
+from tasks.system.scratch import claimed, discard
 
 HERE = Path(__file__).resolve().parents[2]
 
@@ -35,7 +36,7 @@ def kill(process):
 
 CLAIM = """
     from pathlib import Path
-    from tasks.scratch import claimed
+    from tasks.system.scratch import claimed
     claim = claimed(Path("pretrain-abc"))
     (claim.__enter__() / "mine").write_text("mine")
 """
@@ -63,7 +64,7 @@ def test_process_killed_while_it_writes_leaves_the_file_before_and_no_half_one(t
     killed = textwrap.dedent(f"""
         import os, signal
         from pathlib import Path
-        from tasks.scratch import keep
+        from tasks.system.atomic_files import keep
         os.{call} = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
         keep(Path("epoch-2.ckpt"), b"second" * 100_000)
     """)

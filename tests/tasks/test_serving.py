@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 
 from data.errors import DataError
-from tasks.serving import ServedModel, build_served_model, log_served_model, requirements
-from tasks.tracking import connect
+from tasks.serving.model import ServedModel, build_served_model
+from tasks.serving.packaging import log_served_model, requirements
+from tasks.tracking.client import connect
 from tests.tasks.conftest import CLASSES, SIZE, uri, write_classifier
 
 

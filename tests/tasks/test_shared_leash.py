@@ -25,7 +25,7 @@ server.serve_forever()
 """
 USER = """\
 import os, pathlib, sys
-from tasks.shared_leash import Launch, SharedLeash
+from tasks.system.shared_process import Launch, SharedLeash
 
 folder, port, server = pathlib.Path(sys.argv[1]), *sys.argv[2:]
 command = [sys.executable, "-c", server, port]

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from tasks.shelf import RunRecord, Shelf, was_killed
+from tasks.tracking.run_records import RunRecord, Shelf, was_killed
 
 
 @pytest.mark.parametrize(("ended_seconds_ago", "killed"), [(None, True), (5, False), (3600, True)])

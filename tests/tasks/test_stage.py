@@ -2,7 +2,7 @@
 
 import pytest
 
-from tasks.stage import stage
+from tasks.stages.context import stage
 
 
 @pytest.mark.parametrize(

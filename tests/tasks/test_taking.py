@@ -7,10 +7,10 @@ import sys
 import pytest
 
 from tasks.errors import TaskError
-from tasks.lineage import snapshot_commit
-from tasks.remote import push
-from tasks.taking import take_data
-from tasks.workspace import isolated
+from tasks.execution.workspace import isolated
+from tasks.versioning.dvc_remote import push
+from tasks.versioning.git import snapshot_commit
+from tasks.versioning.raw_data import take_data
 from tests.tasks.toy_project import git, make_toy_project
 
 PARAMS = """\

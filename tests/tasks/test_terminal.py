@@ -15,7 +15,7 @@ IN_ASCII = 'a -> b - 3-4 x "x" ... \\xe9 \\U0001f648'
 # Python's own ways of choosing the encoding, each of which a user may have set.
 C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 SAY = (
-    "import sys; from tasks.terminal import close_terminal, open_terminal\n"
+    "import sys; from tasks.system.terminal import close_terminal, open_terminal\n"
     "open_terminal()\n"
     "print({said!r}); print({said!r}, file=sys.stderr)\n"
     "sys.exit(close_terminal(0))"
@@ -57,7 +57,7 @@ def test_a_file_name_that_is_not_utf8_is_shown_by_its_bytes(encoding):
 
 def test_every_file_is_utf8_in_a_locale_of_another_encoding(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from tasks.terminal import open_terminal\n"
+        "import sys; from pathlib import Path; from tasks.system.terminal import open_terminal\n"
         "open_terminal()\n"
         f"Path({str(tmp_path / 'file')!r}).write_text('M\\u00f6hre \\u2192'); print('\\u2192')"
     )
@@ -68,7 +68,7 @@ def test_every_file_is_utf8_in_a_locale_of_another_encoding(tmp_path):
 
 def test_processes_that_are_started_take_any_text_too():
     code = (
-        "import subprocess, sys; from tasks.terminal import open_terminal\n"
+        "import subprocess, sys; from tasks.system.terminal import open_terminal\n"
         "open_terminal()\n"
         "subprocess.run([sys.executable, '-c', 'print(chr(0x2192) + chr(0xdcff))'], check=True)"
     )
@@ -78,7 +78,7 @@ def test_processes_that_are_started_take_any_text_too():
 @pytest.mark.parametrize("closed", ["1", "2", "1 2", "0 1 2"])
 def test_closed_streams_are_never_a_file_of_ours(tmp_path, closed):
     code = (
-        "import os, sys; from tasks.terminal import close_terminal, open_terminal\n"
+        "import os, sys; from tasks.system.terminal import close_terminal, open_terminal\n"
         "open_terminal()\n"
         f"file = open({str(tmp_path / 'mine')!r}, 'w')\n"
         "print('said'); print('said', file=sys.stderr)\n"
@@ -95,7 +95,7 @@ def test_closed_streams_are_never_a_file_of_ours(tmp_path, closed):
 def test_a_reader_that_goes_away_ends_no_work(tmp_path):
     code = (
         "import sys; from pathlib import Path\n"
-        "from tasks.terminal import close_terminal, open_terminal\n"
+        "from tasks.system.terminal import close_terminal, open_terminal\n"
         "open_terminal()\n"
         "for _ in range(100000): print('a line')\n"
         f"Path({str(tmp_path / 'done')!r}).touch(); sys.exit(close_terminal(3))"
@@ -149,7 +149,7 @@ def test_an_error_that_holds_any_name_is_one_message(tmp_path, encoding):
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii", "cp437", "utf-8"])
 def test_json_is_json_in_any_encoding(encoding):
     code = (
-        "from tasks.terminal import open_terminal; open_terminal()\n"
+        "from tasks.system.terminal import open_terminal; open_terminal()\n"
         "from flows.commands.app import put_out\n"
         f"put_out({{'name': {SAID!r} + chr(0xdcff)}}, True, print)"
     )

@@ -7,9 +7,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from tasks.errors import TaskError
-from tasks.publisher import trouble
-from tasks.registry import explained
-from tasks.tracking import shown, tracking_uri_of
+from tasks.system.redaction import shown
+from tasks.tracking.client import explained, tracking_uri_of
+from tasks.tracking.publisher import trouble
 
 SECRET = "postgresql://ada:hush@db.example.org:5432/mlflow"
 

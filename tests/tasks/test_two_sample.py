@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tasks.two_sample import Sample, compare, ks, mmd2
+from tasks.monitoring.two_sample_test import Sample, compare, ks, mmd2
 
 ALPHA = 0.05
 

@@ -6,11 +6,14 @@ import subprocess
 import psutil
 import pytest
 
-from tasks import lineage, promotion_mirror, registry, unattended
 from tasks.errors import TaskError
-from tasks.leash import Leash
-from tasks.private_clone import private_clone
-from tasks.workspace import isolated
+from tasks.execution.workspace import isolated
+from tasks.registry import promotion_log_git, registration
+from tasks.reproduction.clone import private_clone
+from tasks.system import unattended
+from tasks.system import unattended as system_unattended
+from tasks.system.supervised_process import Leash
+from tasks.versioning import git as versioning_git
 from tests.tasks.conftest import git
 
 HOOKS = (
@@ -77,25 +80,25 @@ def work(root):
     """What Instar does with git: snapshot, tags, worktree, clone, mirror of the log."""
     (root / "params.yaml").write_text((root / "params.yaml").read_text() + "# edited\n")
     (root / "models" / "ü ñ.py").write_text("# new\n")
-    assert lineage.untracked_code(root) == ["models/ü ñ.py"]
-    head = lineage.require_git(root)
-    commit = lineage.snapshot_commit(root, "run-1")
+    assert versioning_git.untracked_code(root) == ["models/ü ñ.py"]
+    head = versioning_git.require_git(root)
+    commit = versioning_git.snapshot_commit(root, "run-1")
     assert commit != head, "the edit is part of the run's commit"
-    assert lineage.snapshot_commit(root, "run-1") == commit, "found again"
-    registry._keep_commit(root, "tiny", "1", commit)
-    registry._keep_commit(root, "tiny", "1", commit)
+    assert versioning_git.snapshot_commit(root, "run-1") == commit, "found again"
+    registration._keep_commit(root, "tiny", "1", commit)
+    registration._keep_commit(root, "tiny", "1", commit)
     for place, how in (
         ("tree", ("worktree", "add", "--detach", "{}", commit)),
         ("clone", ("clone", "--quiet", "--branch", "instar/tiny/v1", str(root), "{}")),
     ):
         there = root.with_name(place)
-        lineage.git(root, *(word.format(there) for word in how))
+        system_unattended.git(root, *(word.format(there) for word in how))
         assert "# edited" in (there / "params.yaml").read_text()
         shutil.rmtree(there)
     log = root / "log.jsonl"
     log.write_text("{}\n")
-    promotion_mirror.keep(root, log, 1)
-    assert promotion_mirror.text_of(root) == "{}\n"
+    promotion_log_git.keep(root, log, 1)
+    assert promotion_log_git.text_of(root) == "{}\n"
     return commit
 
 
@@ -188,8 +191,8 @@ def test_what_the_user_means_for_a_commit_counts(project, tmp_path, monkeypatch)
     monkeypatch.setenv("GIT_AUTHOR_NAME", "Grace")
     (project / "models" / "words.txt").write_text("two\r\n")
     (project / "models" / "ignored.py").write_text("")
-    assert lineage.untracked_code(project) == []
-    commit = lineage.snapshot_commit(project, "run-1")
+    assert versioning_git.untracked_code(project) == []
+    commit = versioning_git.snapshot_commit(project, "run-1")
     assert git(project, "cat-file", "blob", f"{commit}:models/words.txt") == "TWO"
     assert git(project, "cat-file", "-s", f"{commit}:models/words.txt") == "4"
     assert git(project, "log", "-1", "--format=%an", commit) == "Grace"
@@ -205,7 +208,7 @@ def test_git_that_does_not_end_is_ended_with_what_it_started(
     (project / "params.yaml").write_text("changed: true\n")
     monkeypatch.setattr(unattended, "_PATIENCE_WITH_FILES", 1.0)
     with pytest.raises(TaskError, match=r"`git add --update` in .*my project"):
-        lineage.git(project, "add", "--update", check=not unchecked)
+        system_unattended.git(project, "add", "--update", check=not unchecked)
     left = int(pid.read_text())
     # Who takes a dead orphan's exit status is up to the system.
     assert not psutil.pid_exists(left) or psutil.Process(left).status() == psutil.STATUS_ZOMBIE
@@ -217,7 +220,7 @@ def test_git_has_neither_input_nor_terminal(project, tmp_path):
     git(project, "config", "filter.look.clean", f"(tty </dev/tty; echo $?) > '{seen}' 2>&1; cat")
     (project / ".git" / "info" / "attributes").write_text("params.yaml filter=look\n")
     (project / "params.yaml").write_text("changed: true\n")
-    lineage.git(project, "add", "--update")
+    system_unattended.git(project, "add", "--update")
     assert not seen.read_text().startswith("/dev")
 
 

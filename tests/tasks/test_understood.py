@@ -6,7 +6,7 @@ from PIL import Image
 
 from data.packing.pack import pack
 from data.sources.params import DataParams
-from tasks.understood import understood
+from tasks.reporting.understood import understood
 
 
 def told(tmp_path, path, allowed=1, source="folder"):

@@ -1,9 +1,9 @@
 import pytest
 
 from tasks.errors import TaskError
-from tasks.registry import register
-from tasks.tracking import connect
-from tasks.versions import find_version
+from tasks.registry.registration import register
+from tasks.tracking.client import connect
+from tasks.tracking.model_versions import find_version
 from tests.tasks.conftest import publish, uri
 
 

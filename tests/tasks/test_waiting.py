@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from tasks import held, moves
-from tasks.promotion import versions
-from tasks.registry import one_at_a_time
-from tasks.shared_leash import SharedLeash
-from tasks.tracking import connect
-from tasks.workspace import locked
+from tasks.execution.workspace import locked
+from tasks.promotion.history import versions
+from tasks.registry import transitions
+from tasks.registry.transitions import one_at_a_time
+from tasks.system import locks
+from tasks.system.shared_process import SharedLeash
+from tasks.tracking.client import connect
 from tests.tasks.conftest import uri
 from tests.tasks.small_registry import make_registry
 
@@ -24,10 +25,10 @@ HERE = Path(__file__).resolve().parents[2]
 HOLDER = """\
 import sys, fcntl
 from pathlib import Path
-from tasks.held import held
-from tasks.registry import one_at_a_time
-from tasks.shared_leash import SharedLeash
-from tasks.workspace import locked
+from tasks.system.locks import held
+from tasks.registry.transitions import one_at_a_time
+from tasks.system.shared_process import SharedLeash
+from tasks.execution.workspace import locked
 
 root = Path(sys.argv[1])
 with {hold}:
@@ -44,7 +45,7 @@ def root(tmp_path, empty_database):
 @pytest.fixture
 def told(monkeypatch):
     """What is said on stderr; short of patience, as tests are."""
-    monkeypatch.setattr(held, "PATIENCE", 0.1)
+    monkeypatch.setattr(locks, "PATIENCE", 0.1)
     return io.StringIO()
 
 
@@ -97,7 +98,7 @@ def another(hold, root):
     [
         (
             "held(root / 'a.lock', 'a deed')",
-            lambda r: held.held(r / "a.lock", "b", wait=True),
+            lambda r: locks.held(r / "a.lock", "b", wait=True),
             None,
         ),
         ("one_at_a_time(root, 'a deed')", lambda r: one_at_a_time(r, "a list"), "a list"),
@@ -145,9 +146,9 @@ def test_who_waits_for_another_checkout_says_so(root, told):
     client = connect(uri(root))
     client.create_registered_model("tiny.moving", tags={"checkout": "elsewhere", "by": "Grace"})
     free = lambda: client.delete_registered_model("tiny.moving")  # noqa: E731
-    move = moves.Move("tiny", "3", "champion", "Ada", "better")
+    move = transitions.Move("tiny", "3", "champion", "Ada", "better")
     with until_told(told, free):
-        moves.carry_out(client, move, root)
+        transitions.carry_out(client, move, root)
     assert "waiting for a move of Grace from another checkout, started 20" in told.getvalue()
     assert "tiny.moving" in told.getvalue()
 
@@ -167,9 +168,9 @@ def test_who_waits_for_a_command_to_end_says_so(tmp_path, told):
 
 
 def test_no_word_of_a_wait_that_is_short(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(held, "PATIENCE", 60.0)
+    monkeypatch.setattr(locks, "PATIENCE", 60.0)
     with another("held(root / 'a.lock', 'a deed')", tmp_path) as holder:
         threading.Timer(0.2, holder.stdin.close).start()
-        with held.held(tmp_path / "a.lock", "b", wait=True):
+        with locks.held(tmp_path / "a.lock", "b", wait=True):
             pass
     assert capsys.readouterr().err == ""

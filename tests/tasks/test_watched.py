@@ -6,7 +6,7 @@ import pytest
 from data.packing.pack import pack
 from data.sources.params import DataParams
 from data.store.packed_store import PackedStore
-from tasks import pretrain
+from tasks.stages import pretrain
 
 
 @pytest.fixture(scope="module")

@@ -11,17 +11,17 @@ import pytest
 from PIL import Image
 
 from data.packing.pack import pack
-from flows.settings import change_settings
 from models.encoders.images.encoder import build_encoder
 from models.encoders.weights import save_weights
-from tasks import watching
-from tasks.drift import new_images, opened
 from tasks.errors import TaskError
-from tasks.params import load_params
-from tasks.past_runs import raw_data_of
-from tasks.tracking import connect
-from tasks.watching import Started, due, last_started, look, note_started, one_start
-from tasks.workspace import BusyError
+from tasks.execution.workspace import BusyError
+from tasks.monitoring import data_watch
+from tasks.monitoring.data_watch import Started, due, last_started, look, note_started, one_start
+from tasks.monitoring.drift import new_images, opened
+from tasks.settings.editing import change_settings
+from tasks.settings.loading import load_params
+from tasks.tracking.client import connect
+from tasks.versioning.past_runs import raw_data_of
 from tests.tasks.conftest import git, uri
 
 REPO = Path(__file__).resolve().parents[2]
@@ -103,8 +103,8 @@ def add(root, count, brighter=0):
 
 
 def test_nothing_changed_is_said_without_opening_an_image(root, monkeypatch):
-    monkeypatch.setattr(watching, "production_version", None)
-    monkeypatch.setattr(watching, "measure_drift", None)
+    monkeypatch.setattr(data_watch, "production_version", None)
+    monkeypatch.setattr(data_watch, "measure_drift", None)
     report = look(root)
     assert (report.changed, report.since, report.items) == (False, "tiny@1", 120)
     assert due(report, "changed", settle=0) == (False, "nothing changed since tiny@1")
@@ -226,7 +226,7 @@ def test_of_two_looks_at_once_one_may_start_a_run(root):
 def test_what_was_measured_is_not_measured_again(root, monkeypatch):
     add(root, 40)
     first = look(root)
-    monkeypatch.setattr(watching, "measure_drift", None)
+    monkeypatch.setattr(data_watch, "measure_drift", None)
     assert look(root) == first
 
 

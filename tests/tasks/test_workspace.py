@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import TaskError
-from tasks.remote import fetch, push
-from tasks.runner import run_stage
-from tasks.workspace import BusyError, isolated, locked
+from tasks.execution.stage_runner import run_stage
+from tasks.execution.workspace import BusyError, isolated, locked
+from tasks.versioning.dvc_remote import fetch, push
 from tests.tasks.toy_project import git, make_toy_project
 
 HERE = Path(__file__).resolve().parents[2]
@@ -22,7 +22,7 @@ def project(tmp_path: Path) -> Path:
 
 
 def test_second_process_is_told_who_holds_the_checkout(tmp_path):
-    try_it = "from tasks.workspace import locked\nwith locked('.'): pass"
+    try_it = "from tasks.execution.workspace import locked\nwith locked('.'): pass"
     environment = {**os.environ, "PYTHONPATH": str(HERE)}
     with locked(tmp_path, what="instar run"):
         refused = subprocess.run(
@@ -83,7 +83,7 @@ def test_worktree_of_a_killed_run_is_swept_by_the_next(project):
     killed = "\n".join(
         [
             "import os, signal",
-            "from tasks.workspace import isolated",
+            "from tasks.execution.workspace import isolated",
             "with isolated('.', 'killed') as place: os.kill(os.getpid(), signal.SIGKILL)",
         ]
     )

@@ -1,0 +1,1 @@
+"""Comparison of methods and settings over seeds."""

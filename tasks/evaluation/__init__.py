@@ -1,0 +1,1 @@
+"""Metrics of predictions on the test set, with confidence intervals."""

@@ -1,0 +1,1 @@
+"""Watching the raw data for changes and drift."""

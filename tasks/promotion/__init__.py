@@ -1,0 +1,1 @@
+"""Which version becomes champion, and why."""

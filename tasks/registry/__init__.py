@@ -1,0 +1,1 @@
+"""Registered versions: their tags, places and moves."""

@@ -1,0 +1,1 @@
+"""The settings of params.yaml: schema, loading, editing and checks."""

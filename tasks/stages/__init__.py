@@ -1,0 +1,1 @@
+"""The four stages that DVC runs, and their frame."""

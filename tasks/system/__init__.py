@@ -1,0 +1,1 @@
+"""Files, locks, processes, terminal and network of this machine."""

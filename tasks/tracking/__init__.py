@@ -1,0 +1,1 @@
+"""MLflow: runs, their journals and metrics."""

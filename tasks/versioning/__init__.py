@@ -1,0 +1,1 @@
+"""git and DVC: commits, caches, remotes and keys of stages."""
