@@ -18,7 +18,7 @@ from typing import Any
 from prefect import Flow, flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from flows.dead_runs import sign_of_life
+from flows.orchestration.crashed_runs import sign_of_life
 from tasks.comparison.grid import (
     Cell,
     CellResult,
@@ -86,7 +86,7 @@ def compare(
         at_once: How many cells run side by side; more than one needs a runner of `compare_flow`.
 
     Returns:
-        What `flows.comparing` shows, as plain JSON.
+        What `flows.commands.compare` shows, as plain JSON.
     """
     home = Path(root).resolve()
     cells = grid(vary, seeds, settings, known_presets(home))

@@ -10,17 +10,19 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from prefect import Flow, State, flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
-from flows.approval import await_decision
-from flows.dead_runs import mark_dead_runs
-from flows.model_limit import one_of_the_model
-from flows.run_page import show_on_page
+from flows.orchestration.approval import await_decision
+from flows.orchestration.concurrency import one_of_the_model
+from flows.orchestration.crashed_runs import mark_dead_runs
+from flows.orchestration.cron import CronLine
+from flows.orchestration.deployments import deploy
+from flows.orchestration.run_page import show_on_page
 from tasks.errors import ServerAwayError, TaskError
 from tasks.execution.preflight import new_run_id, require_project
 from tasks.execution.retraining_run import Retraining, require_ready
@@ -34,6 +36,11 @@ from tasks.tracking.client import explained, tracking_uri_of
 from tasks.tracking.run_records import RunRecord
 from tasks.versioning.raw_data import take_data as take_present_data
 from tasks.versioning.raw_data import use_data_of
+
+if TYPE_CHECKING:
+    from prefect import Flow
+
+ENTRYPOINT = "flows/retrain.py:retrain"
 
 Result = TypeVar("Result")
 RETRY_SECONDS = 20.0
@@ -73,7 +80,7 @@ def retrain(
         stage_hours: After how long a stage is ended, its checkpoints kept.
 
     Returns:
-        What `flows.summary` shows: stages, metrics, registered version, verdict. A state named
+        What `instar run` prints: stages, metrics, registered version, verdict. A state named
         Skipped if nothing changed.
     """
     home = Path(root).resolve()
@@ -211,3 +218,26 @@ def _skipped(former: RunRecord) -> State[None]:
     )
     get_run_logger().info(said)
     return Completed(name="Skipped", message=said)
+
+
+def create_schedule(
+    root: Path, when: CronLine, name: str, pool: str, settings: Sequence[str] = ()
+) -> str:
+    """Create or change the deployment `retrain/<name>`, whose runs take `settings`.
+
+    Returns:
+        Its full name.
+    """
+
+    return deploy(
+        retrain,
+        ENTRYPOINT,
+        root,
+        when,
+        name,
+        pool,
+        {"isolated": True, "settings": list(settings)},
+        # No limit of its own: a run that pauses for a human gives its slot back, and minutes later
+        # Prefect ends it, as the slot's lease is gone. `concurrency` keeps runs apart.
+        description="Retrains on HEAD of this checkout in a worktree of its own.",
+    )

@@ -13,10 +13,10 @@ from typing import Any
 from prefect import State, flow, get_run_logger
 from prefect.states import Completed, Failed
 
-from flows.cron import CronLine
-from flows.dead_runs import sign_of_life
+from flows.orchestration.crashed_runs import sign_of_life
+from flows.orchestration.cron import CronLine
+from flows.orchestration.deployments import deploy
 from flows.retrain import retrain
-from flows.scheduling import deploy
 from tasks.execution.preflight import require_project
 from tasks.execution.workspace import BusyError
 from tasks.monitoring.data_watch import Report, Start, Started, due, look, note_started, one_start

@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.request
 
-from flows import seaweed
+from flows.stack import seaweedfs
 
 
 def wait_until(happens, seconds=120):
@@ -101,19 +101,19 @@ class ObjectStore(Server):
         folder.mkdir(parents=True, exist_ok=True)
         self.keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
         users = folder / "s3.json"
-        users.write_text(seaweed.users_file({"key": "secret"}, {"key": None}))
+        users.write_text(seaweedfs.users_file({"key": "secret"}, {"key": None}))
         self.ports = {name: low_port() for name in ("master", "volume", "filer", "s3")}
         address = f"http://127.0.0.1:{self.ports['s3']}"
-        command = seaweed.server_command(folder, users, self.ports)
+        command = seaweedfs.server_command(folder, users, self.ports)
         super().__init__(command, address, f"{address}/healthz")
 
     def start(self):
         super().start()
-        wait_until(lambda: seaweed.ensure_buckets(self.address, "key", "secret", (self.BUCKET,)))
+        wait_until(lambda: seaweedfs.ensure_buckets(self.address, "key", "secret", (self.BUCKET,)))
 
     def kill(self):
         super().kill()
-        seaweed.remove_sockets(self.ports)
+        seaweedfs.remove_sockets(self.ports)
 
     def client(self):
         import botocore.session

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from flows.tables import Column, show_table
+from flows.commands.tables import Column, show_table
 from tasks.monitoring.data_watch import Report
 from tasks.monitoring.summary import first, kinds, rows, sentence, verdict
 

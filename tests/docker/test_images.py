@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import container
+from flows.stack import container
 from tasks.errors import TaskError
 
 ROOT = Path(__file__).resolve().parents[2]

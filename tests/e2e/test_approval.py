@@ -21,12 +21,12 @@ def test_a_paused_run_is_decided_from_the_form_the_command_and_by_nobody(root, m
     for name in [name for name in environment(root) if name.startswith("PREFECT_")]:
         monkeypatch.setenv(name, environment(root)[name])
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    from flows.servers import PrefectServer
+    from flows.orchestration.servers import PrefectServer
 
     with PrefectServer(root) as server:
         server.wait()
-        import flows.approval as approval
-        from flows.promotion import act
+        from flows.commands.promote import act
+        from flows.orchestration import approval
         from tasks.promotion.decisions import verdict_on
         from tasks.registry.promotion_log import promotions
 
@@ -59,7 +59,7 @@ def paused(root, version, champion="1", seconds=600):
     """A flow run whose version waits: what it will return, and the run once it is paused."""
     from prefect import flow
 
-    from flows.approval import await_decision
+    from flows.orchestration.approval import await_decision
     from tasks.promotion import verdict as promotion_verdict
     from tasks.registry.transitions import set_tags
     from tasks.tracking.client import connect

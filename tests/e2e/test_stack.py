@@ -22,9 +22,9 @@ import pytest
 from botocore.exceptions import ClientError
 from PIL import Image
 
-from flows.postgres import require_postgres
-from flows.stack import FOLDER
-from flows.stack_servers import ask
+from flows.stack.postgres import require_postgres
+from flows.stack.servers import ask
+from flows.stack.supervisor import FOLDER
 from tasks.errors import TaskError
 from tasks.registry.promotion_log import promotions
 from tasks.registry.transitions import move

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.servers import PrefectServer, answers, prefect_environment
+from flows.orchestration.servers import PrefectServer, answers, prefect_environment
 from tests.e2e.tiny_project import environment, make_tiny_project
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 TIMED = """\
 import sys
-from flows.servers import PrefectServer
+from flows.orchestration.servers import PrefectServer
 with PrefectServer(".") as server:
     server.wait()
     from flows.retrain import retrain

@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows.dead_runs import mark_dead_runs
-from flows.servers import PrefectServer, prefect_environment
+from flows.orchestration.crashed_runs import mark_dead_runs
+from flows.orchestration.servers import PrefectServer, prefect_environment
 from tasks.tracking.client import connect
 from tests.e2e.tiny_project import dvc, environment, git, instar, make_tiny_project
 from tests.mlflow_contents import assert_whole

@@ -1,4 +1,4 @@
-from flows.catching_up import catch_up, show
+from flows.commands.sync import catch_up, show
 from tasks.tracking.run_records import RunRecord, Shelf
 from tests.tasks.toy_project import make_toy_project
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from flows import cli
+from flows.cli import main
 from tasks.errors import TaskError
 from tests.tasks.conftest import PARAMS
 from tests.tasks.toy_project import git, make_toy_project, write_images
@@ -23,14 +23,14 @@ COMMANDS = (
 def exit_status(monkeypatch, *arguments: str) -> int:
     monkeypatch.setattr(sys, "argv", ["instar", *arguments])
     with pytest.raises(SystemExit) as end:
-        cli.main()
+        main.main()
     return end.value.code or 0
 
 
 def test_help_imports_nothing_heavy():
     code = (
-        "import sys; from typer.testing import CliRunner; from flows import cli\n"
-        "assert CliRunner().invoke(cli.app, ['--help']).exit_code == 0\n"
+        "import sys; from typer.testing import CliRunner; from flows.cli import main\n"
+        "assert CliRunner().invoke(main.app, ['--help']).exit_code == 0\n"
         "heavy = {'torch', 'mlflow', 'prefect', 'pandas', 'sklearn', 'dvc', 'numpy', 'pydantic'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
@@ -42,7 +42,7 @@ def test_help_imports_nothing_heavy():
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_each_command_teaches_with_an_example(command):
-    shown = CliRunner().invoke(cli.app, [command, "--help"])
+    shown = CliRunner().invoke(main.app, [command, "--help"])
     assert shown.exit_code == 0
     assert f"Example:  instar {command}" in shown.output
 
@@ -54,7 +54,7 @@ def test_watch_wants_one_way_of_looking(monkeypatch, capsys, arguments):
 
 
 def test_first_lines_of_the_commands_are_not_cut_off():
-    commands = CliRunner().invoke(cli.app, ["--help"]).output.partition("Commands:")[2]
+    commands = CliRunner().invoke(main.app, ["--help"]).output.partition("Commands:")[2]
     assert "run" in commands
     assert "..." not in commands
 
@@ -103,26 +103,26 @@ def test_full_disk_is_explained(monkeypatch, capfd):
     def no_space() -> None:
         raise OSError(28, "No space left on device", "params.yaml")
 
-    monkeypatch.setattr(cli, "app", no_space)
+    monkeypatch.setattr(main, "app", no_space)
     assert exit_status(monkeypatch) == 1
     assert "no space left on the disk" in capfd.readouterr().err
 
 
 def test_gate_that_says_no_exits_with_3(monkeypatch, capfd):
-    import flows.here
+    from flows.commands import run
 
     result = {"gate": {"outcome": "refused", "reasons": []}}
-    monkeypatch.setattr(flows.here, "run_here", lambda *_, **__: result)
+    monkeypatch.setattr(run, "run_here", lambda *_, **__: result)
     assert exit_status(monkeypatch, "run", "--json") == 3
     assert json.loads(capfd.readouterr().out) == result
 
 
 def test_interrupt_says_what_is_kept_and_exits_with_130(tmp_path):
     code = (
-        "import sys, flows.here, flows.cli\n"
+        "import sys, flows.commands.run, flows.cli.main\n"
         "def interrupted(*_, **__): raise KeyboardInterrupt\n"
-        "flows.here.run_here = interrupted\n"
-        "sys.argv = ['instar', 'run']; flows.cli.main()"
+        "flows.commands.run.run_here = interrupted\n"
+        "sys.argv = ['instar', 'run']; flows.cli.main.main()"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=HERE, capture_output=True, text=True, check=False
@@ -174,6 +174,6 @@ def test_errors_of_all_rooms_are_explained(monkeypatch, capfd):
         def fail(kind=kind) -> None:
             raise kind("what is wrong; what to do.")
 
-        monkeypatch.setattr(cli, "app", fail)
+        monkeypatch.setattr(main, "app", fail)
         assert exit_status(monkeypatch) == 1
         assert capfd.readouterr().err == "error: what is wrong; what to do.\n"

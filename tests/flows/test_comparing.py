@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from flows.comparing import show
+from flows.commands.compare import show
 
 MEAN = {"mean": 0.8, "low": 0.75, "high": 0.85, "n": 2}
 WIDE = {"mean": 0.1, "low": -0.156, "high": 0.359, "n": 2}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from flows.cron import read_cron, require_planned
+from flows.orchestration.cron import read_cron, require_planned
 from tasks.errors import TaskError
 from tests.e2e.tiny_project import instar, make_tiny_project
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.dead_runs import mark_dead_runs
-from flows.servers import PrefectServer, prefect_environment
+from flows.orchestration.crashed_runs import mark_dead_runs
+from flows.orchestration.servers import PrefectServer, prefect_environment
 from tests.e2e.tiny_project import make_tiny_project
 from tests.faults.framed_project import processes_in, put_framed_stage, stages_in, start
 from tests.faults.waiting import until

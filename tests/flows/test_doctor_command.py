@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from flows import cli
+from flows.cli import main
 from tests.servers import free_port
 from tests.tasks.conftest import PARAMS
 from tests.tasks.toy_project import git, make_toy_project
@@ -30,7 +30,7 @@ def root(tmp_path, monkeypatch):
 
 
 def doctor(*arguments):
-    return CliRunner().invoke(cli.app, ["doctor", *arguments])
+    return CliRunner().invoke(main.app, ["doctor", *arguments])
 
 
 def test_all_well_exits_with_0_and_json_tells_each_check(root):
@@ -53,7 +53,7 @@ def test_something_wrong_exits_with_1_and_says_how_to_mend_it(root, monkeypatch)
 
 def test_a_doctor_imports_nothing_heavy(root):
     code = (
-        "import sys; from pathlib import Path; from flows.doctor import examine\n"
+        "import sys; from pathlib import Path; from flows.commands.doctor import examine\n"
         "examine(Path.cwd())\n"
         "print(sorted({'torch', 'mlflow', 'prefect', 'pandas', 'dvc'} & set(sys.modules)))"
     )

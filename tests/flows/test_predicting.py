@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from flows import exporting, predicting
+from flows.commands import export, predict
 from tasks.errors import TaskError
 
 RESULT = {
@@ -25,7 +25,7 @@ RESULT = {
 
 def shown(**changes):
     console = Console(file=io.StringIO(), width=100)
-    predicting.show({**RESULT, **changes}, console)
+    predict.show({**RESULT, **changes}, console)
     return " ".join(console.file.getvalue().split())
 
 
@@ -58,9 +58,9 @@ def test_a_class_is_shown_by_its_name_whatever_that_is(name):
 
 def test_output_that_cannot_be_written_is_refused_before_any_work(tmp_path):
     with pytest.raises(TaskError, match="there is no folder"):
-        predicting.predict_all("tiny@1", "images", tmp_path / "absent" / "out.parquet", 8, False)
+        predict.predict_all("tiny@1", "images", tmp_path / "absent" / "out.parquet", 8, False)
     with pytest.raises(TaskError, match="is a folder"):
-        predicting.predict_all("tiny@1", "images", tmp_path, 8, False)
+        predict.predict_all("tiny@1", "images", tmp_path, 8, False)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_output_that_cannot_be_written_is_refused_before_any_work(tmp_path):
 )  # fmt: skip
 def test_output_whose_name_says_another_format_is_refused_before_any_work(tmp_path, name):
     with pytest.raises(TaskError, match=r"--output: .*end its name in \.parquet .* or \.csv"):
-        predicting.predict_all("tiny@1", "images", tmp_path / name, 8, False)
+        predict.predict_all("tiny@1", "images", tmp_path / name, 8, False)
     assert not list(tmp_path.iterdir())
 
 
@@ -81,7 +81,7 @@ def test_output_whose_name_says_another_format_is_refused_before_any_work(tmp_pa
 )
 def test_export_into_what_a_file_would_be_called_is_refused(tmp_path, name):
     with pytest.raises(TaskError, match=rf"--to: .*{name} .*folder"):
-        exporting.export_version("tiny@1", tmp_path / name, onnx=True)
+        export.export_version("tiny@1", tmp_path / name, onnx=True)
     assert not list(tmp_path.iterdir())
 
 
@@ -89,4 +89,4 @@ def test_export_overwrites_nothing(tmp_path):
     (tmp_path / "mine").write_text("mine")
     for place in (tmp_path, tmp_path / "mine"):
         with pytest.raises(TaskError, match="not an empty folder"):
-            exporting.export_version("tiny@1", place, onnx=False)
+            export.export_version("tiny@1", place, onnx=False)

@@ -3,7 +3,7 @@
 import pytest
 from rich.console import Console
 
-from flows.promotion import show_history, show_models
+from flows.commands.promote import show_history, show_models
 
 
 def shown(show, result, width=200):

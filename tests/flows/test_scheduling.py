@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
-from flows.scheduling import _drop_missed_runs, _unfit_schedules
+from flows.orchestration.deployments import _drop_missed_runs, _unfit_schedules
 
 
 class Client:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.servers import start_mlflow_ui, wait_for
+from flows.orchestration.servers import start_mlflow_ui, wait_for
 from tasks.tracking.client import connect
 
 pytestmark = pytest.mark.slow

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.stack import _greeting
-from flows.stack_access import open_access, write_private
+from flows.stack.access import open_access, write_private
+from flows.stack.supervisor import _greeting
 from tasks.errors import TaskError
 
 

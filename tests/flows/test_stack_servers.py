@@ -5,7 +5,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from flows.stack_servers import ensure_user, has_worker
+from flows.stack.servers import ensure_user, has_worker
 from tasks.errors import TaskError
 
 

@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from flows.summary import next_commands, show, verdict_in_words
+from flows.commands.run_summary import next_commands, show, verdict_in_words
 
 
 def result(

@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from flows import comparing, descent, predicting, promotion, reproducing, summary, tables
-from flows.commands import watch
-from flows.tables import Column, open_console, show_pairs, show_table
+from flows.commands import compare, lineage, predict, promote, reproduce, run_summary, tables, watch
+from flows.commands.tables import Column, open_console, show_pairs, show_table
 from tests.flows import test_comparing, test_predicting, test_summary, test_watch_page
 
 HERE = Path(__file__).resolve().parents[2]
@@ -63,21 +62,21 @@ DESCENT = {
 CLASSES = {**test_predicting.RESULT, "labels": {LONG: 250, "[bold]bag": 750, "猫" * 30: 3}}
 # What each command shows, and what has to be there whole at any width.
 SHOWN = {
-    "models": (promotion.show_models, MODELS, (
+    "models": (promote.show_models, MODELS, (
         "version", "13", "12", "11", "10", "Staging", "Production", "Archived", "@challenger",
         "@staging", "@champion", "@production", "83.25", "(34.45…100.00)", "+11.00",
         "(-10.27…+28.95)", "refused", "rejected", "promoted", "against 11")),
-    "run": (summary.show, test_summary.result(0.012, 0.02, 0.03), (
+    "run": (run_summary.show, test_summary.result(0.012, 0.02, 0.03), (
         "pretrained", "same learner from scratch", "gain", "85.00%", "84.60% … 85.40%", "+2.00",
         "+1.20 … +3.00")),
-    "compare": (comparing.show, test_comparing.RESULT, (
+    "compare": (compare.show, test_comparing.RESULT, (
         "best", "epochs=4", "epochs=1", "80.00", "(75.0…85.0)", "+10.00", "(-15.6…+35.9)", "+1.20",
         "(-0.1…+2.5)")),
-    "predict": (predicting.show, CLASSES, ("750", "250", "[bold]bag", "(unreadable)", "10")),
+    "predict": (predict.show, CLASSES, ("750", "250", "[bold]bag", "(unreadable)", "10")),
     "watch": (watch.show, test_watch_page.REPORT, ("200", "embedding", "0.410", "0.0005")),
-    "reproduce": (reproducing.show, REPRODUCED, (
+    "reproduce": (reproduce.show, REPRODUCED, (
         "finetune", "1234", "evaluate", "files that differ", "numbers that differ")),
-    "lineage": (descent.show, DESCENT, ("git commit", "requirements.lock", "[+1.23, +20.00]")),
+    "lineage": (lineage.show, DESCENT, ("git commit", "requirements.lock", "[+1.23, +20.00]")),
 }  # fmt: skip
 
 
@@ -191,7 +190,7 @@ def test_output_to_a_pipe_is_unlimited_and_columns_count(monkeypatch, capfd):
 def test_a_terminal_is_as_wide_as_it_says(columns, term):
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    code = "from flows.tables import open_console; print(open_console().width)"
+    code = "from flows.commands.tables import open_console; print(open_console().width)"
     kept = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=theirs, env={**kept, "TERM": term}, cwd=HERE

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from flows.approval import await_decision
+from flows.orchestration.approval import await_decision
 from tasks.promotion import decisions
 from tasks.promotion import verdict as promotion_verdict
 
@@ -25,7 +25,7 @@ def test_a_run_that_nobody_resumed_tells_the_decision_that_was_made_meanwhile(
     verdict = promotion_verdict.Verdict("tiny", "2", "1", outcome, ["pass: better"])
     monkeypatch.setattr(decisions, "verdict_on", lambda *_: verdict)
     shown = []
-    monkeypatch.setattr("flows.approval.show_verdict", shown.append)
+    monkeypatch.setattr("flows.orchestration.approval.show_verdict", shown.append)
     (tmp_path / ".instar" / "locks").mkdir(parents=True)
     result = {
         "registered": {"name": "tiny", "version": "2"},

@@ -5,7 +5,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from flows.descent import show
+from flows.commands.lineage import show
 from tasks.errors import TaskError
 from tasks.registry.lineage import ancestry
 from tasks.registry.lineage_plot import draw

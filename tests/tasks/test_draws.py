@@ -7,7 +7,7 @@ import pytest
 
 from data.packing.pack import pack
 from data.sources.params import DataParams
-from flows.summary import verdict_in_words
+from flows.commands.run_summary import verdict_in_words
 from tasks.evaluation.label_draws import label_overlap, repetitions
 from tasks.reporting.report import certainty, render
 from tasks.stages import finetune

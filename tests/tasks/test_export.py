@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import pad
 
-from flows import exporting
+from flows.commands import export as commands_export
 from models.encoders.images.encoder import build_encoder
 from models.encoders.images.pixels import to_float
 from models.encoders.params import EncoderParams, Readout
@@ -199,7 +199,7 @@ def test_missing_package_is_named_with_what_installs_it(tmp_path, monkeypatch):
 def test_an_export_that_fails_leaves_the_folder_to_the_next_try(tmp_path, monkeypatch, cause):
     (tmp_path / "classifier.json").write_text(json.dumps({"encoder": TINY.model_dump(mode="json")}))
     version = Loaded(make_model(), "tiny@1", "key", tmp_path)
-    monkeypatch.setattr(exporting, "loaded", lambda _: contextlib.nullcontext(version))
+    monkeypatch.setattr(commands_export, "loaded", lambda _: contextlib.nullcontext(version))
     folder = tmp_path / "weights"
     with monkeypatch.context() as patch:
         if cause == "no package":
@@ -207,8 +207,8 @@ def test_an_export_that_fails_leaves_the_folder_to_the_next_try(tmp_path, monkey
         else:
             patch.setattr(torch.onnx, "export", lambda *_, **__: torch.zeros(1, 2) @ torch.zeros(1))
         with pytest.raises(TaskError):
-            exporting.export_version("tiny@1", folder, onnx=True)
-    assert exporting.export_version("tiny@1", folder, onnx=False)["files"] == [
+            commands_export.export_version("tiny@1", folder, onnx=True)
+    assert commands_export.export_version("tiny@1", folder, onnx=False)["files"] == [
         "README.md",
         "config.json",
         "encoder.safetensors",

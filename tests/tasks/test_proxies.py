@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from flows.servers import PrefectServer, prefect_environment
+from flows.orchestration.servers import PrefectServer, prefect_environment
 from tasks.errors import TaskError
 from tasks.operations.health_checks import check_mlflow, check_proxy
 from tasks.system import proxies

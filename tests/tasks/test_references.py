@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from flows import cli
+from flows.cli import main
 from tasks.errors import TaskError
 from tasks.registry.model_references import model_named, version_named
 from tests.tasks.conftest import DVC_YAML, PARAMS, git, uri
@@ -26,7 +26,7 @@ def checkout(tmp_path, empty_database, monkeypatch):
 def typed(monkeypatch, capfd, *arguments):
     monkeypatch.setattr(sys, "argv", ["instar", *arguments])
     with pytest.raises(SystemExit) as end:
-        cli.main()
+        main.main()
     said = capfd.readouterr()
     return end.value.code or 0, said.out, said.err
 

@@ -125,7 +125,7 @@ def test_a_change_of_settings_is_told_in_any_encoding(tmp_path, encoding, more):
     code = (
         f"import os, sys; os.chdir({str(tmp_path)!r})\n"
         "sys.argv = ['instar', 'set', 'finetune.label_fraction=0.05']\n"
-        "from flows.cli import main; main()"
+        "from flows.cli.main import main; main()"
     )
     done = python(code, encoding, **more)
     assert done.returncode == 0, done.stderr.decode()
@@ -138,7 +138,7 @@ def test_an_error_that_holds_any_name_is_one_message(tmp_path, encoding):
         f"import os, sys; os.chdir({str(tmp_path)!r})\n"
         "sys.argv = ['instar', 'set', 'data.path=M\\u00f6hre \\U0001f648 \\u2192']\n"
         "import shutil; shutil.copy(" + repr(str(HERE / "params.yaml")) + ", '.')\n"
-        "from flows.cli import main; main()"
+        "from flows.cli.main import main; main()"
     )
     done = python(code, encoding)
     said = done.stderr.decode(encoding)
@@ -150,7 +150,7 @@ def test_an_error_that_holds_any_name_is_one_message(tmp_path, encoding):
 def test_json_is_json_in_any_encoding(encoding):
     code = (
         "from tasks.system.terminal import open_terminal; open_terminal()\n"
-        "from flows.commands.app import put_out\n"
+        "from flows.cli.app import put_out\n"
         f"put_out({{'name': {SAID!r} + chr(0xdcff)}}, True, print)"
     )
     assert json.loads(python(code, encoding).stdout)["name"] == SAID + "\udcff"

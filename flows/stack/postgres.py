@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from flows.stack_access import write_private
+from flows.stack.access import write_private
 from tasks.errors import TaskError
 
 # Where Debian keeps the programs, off the PATH.

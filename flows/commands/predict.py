@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from data.sources.file_names import printable
-from flows.tables import Column, show_table
+from flows.commands.tables import Column, show_table
 from tasks.errors import TaskError
 from tasks.serving.batch_prediction import predict
 from tasks.serving.label_file import require_ending

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from flows.servers import prefect_environment, running_server, trouble_at
+from flows.orchestration.servers import prefect_environment, running_server, trouble_at
 from tasks.operations.health_checks import Check, check_all
 from tasks.operations.unfinished_runs import leftovers
 from tasks.system.proxies import by_proxy
@@ -59,7 +59,7 @@ def _check_prefect(root: Path) -> tuple[Check, list[str]]:
         return Check("Prefect", False, found, remedy), []
     os.environ.update(prefect_environment(root))
     os.environ["PREFECT_API_URL"] = url
-    from flows.dead_runs import mark_dead_runs
+    from flows.orchestration.crashed_runs import mark_dead_runs
 
     try:
         return Check("Prefect", True, f"answers at {url}"), mark_dead_runs(root)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from flows.commands.app import GATE_SAID_NO, JsonFlag, app, put_out
+from flows.cli.app import GATE_SAID_NO, JsonFlag, app, put_out
 from tasks.errors import TaskError
 
 PresetOption = Annotated[
@@ -35,10 +35,10 @@ def run(
 
     What did not change is not computed again. Exit status 3: the gate refused the new model.
     """
-    from flows.here import run_here
+    from flows.commands.run import run_here
 
     result = run_here(Path.cwd(), assignments or [], preset or [], wait, quiet=as_json)
-    from flows.summary import show
+    from flows.commands.run_summary import show
 
     put_out(result, as_json, show)
     if result["gate"]["outcome"] == "refused":
@@ -70,7 +70,7 @@ def check(as_json: JsonFlag = False) -> None:
 
     Settings that do not fit the data are refused, all in one message with values that do.
     """
-    from flows.cron import require_planned
+    from flows.orchestration.cron import require_planned
     from tasks.execution.preflight import require_project
     from tasks.execution.stage_runner import planned_stages
     from tasks.execution.workspace import locked
@@ -140,7 +140,7 @@ def compare(
     Each cell runs on HEAD in a worktree of its own and becomes a DVC experiment; nothing is
     registered. Exit status 1 if a cell failed: the others are kept, and stand in the leaderboard.
     """
-    from flows.comparing import compare_here, show
+    from flows.commands.compare import compare_here, show
 
     result = compare_here(
         Path.cwd(), methods, vary or [], seeds, assignments or [], at_once, quiet=as_json

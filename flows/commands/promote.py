@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from flows.tables import Column, show_table
+from flows.commands.tables import Column, show_table
 from tasks.registry.aliases import STAGES
 
 _COLUMNS = (
@@ -27,7 +27,7 @@ def act(
     root: Path, reference: str, to: str | None, approve: bool | None, reason: str, override: bool
 ) -> dict[str, Any]:
     """Do what `instar promote` was asked for, as plain JSON."""
-    from flows.approval import resume
+    from flows.orchestration.approval import resume
     from tasks.promotion.decisions import decide, promote
 
     if to is not None:
@@ -79,7 +79,7 @@ def show_models(result: dict[str, Any], console: Console) -> None:
         console.print(apart, markup=False, highlight=False, soft_wrap=True)
     waiting = [v["version"] for v in result["versions"] if v["gate"] == "waiting"]
     for number in waiting:
-        from flows.approval import command_of
+        from flows.orchestration.approval import command_of
 
         reference = f"{result['model']}@{number}"
         console.print(f"Waits: {command_of(reference)}", highlight=False, soft_wrap=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 # Their order here is that of the help.
-from flows.commands import runs, service, versions  # noqa: F401
-from flows.commands.app import INTERRUPTED, app, say_interrupted
+from flows.cli import runs, operations, versions  # noqa: F401  # isort: skip
+from flows.cli.app import INTERRUPTED, app, say_interrupted
 
 
 def main() -> None:
@@ -46,12 +46,8 @@ def _leave(status: Any) -> None:
     from tasks.system.terminal import close_terminal
 
     status = close_terminal(status)
-    servers = sys.modules.get("flows.servers")
+    servers = sys.modules.get("flows.orchestration.servers")
     if servers is not None and servers.PrefectServer.lost:
         # Not sys.exit: Prefect's threads would wait for their server, which is gone.
         os._exit(status or 0)
     sys.exit(status)
-
-
-if __name__ == "__main__":
-    main()

@@ -13,9 +13,9 @@ from typing import Any
 
 from rich.console import Console
 
-from flows.dead_runs import mark_dead_runs
-from flows.servers import PREFECT_PORT, PrefectServer, start_mlflow_ui, wait_for
-from flows.tables import open_console
+from flows.commands.tables import open_console
+from flows.orchestration.crashed_runs import mark_dead_runs
+from flows.orchestration.servers import PREFECT_PORT, PrefectServer, start_mlflow_ui, wait_for
 from tasks.errors import TaskError
 from tasks.execution.preflight import new_run_id
 from tasks.execution.retraining_run import Retraining, require_ready

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from flows.commands.app import JsonFlag, app, put_out
+from flows.cli.app import JsonFlag, app, put_out
 
 PoolOption = Annotated[str, typer.Option(help="The Prefect work pool.")]
 
@@ -38,8 +38,8 @@ def schedule(
     Creates a Prefect deployment that `instar worker` serves. A run trains nothing if code, settings
     and data are those of a run before. More deployments: prefect.yaml.
     """
-    from flows.cron import read_cron
-    from flows.servers import PrefectServer
+    from flows.orchestration.cron import read_cron
+    from flows.orchestration.servers import PrefectServer
     from tasks.execution.preflight import require_project
     from tasks.settings.editing import require_valid
 
@@ -48,7 +48,7 @@ def schedule(
     require_valid(root, assignments or [])
     with PrefectServer(root) as server:
         # Prefect reads its settings at import: not before the server's address is known.
-        from flows.scheduling import create_schedule
+        from flows.retrain import create_schedule
 
         times = when.next_times()
         server.wait()
@@ -88,7 +88,7 @@ def watch(
     Compared are those of the last registered run. With --cron, a Prefect deployment that `instar
     worker` serves looks again and again, and starts one retraining for each new state of the data.
     """
-    from flows.cron import read_cron
+    from flows.orchestration.cron import read_cron
     from tasks.execution.preflight import require_project
 
     if once == (cron is not None):
@@ -103,7 +103,7 @@ def watch(
         report = look(root, alpha, sample)
         put_out(report.as_dict(), as_json, lambda _, console: show(report, console))
         return
-    from flows.servers import PrefectServer
+    from flows.orchestration.servers import PrefectServer
 
     with PrefectServer(root) as server:
         # Prefect reads its settings at import: not before the server's address is known.
@@ -126,13 +126,13 @@ def watch(
 @app.command(epilog="Example:  instar worker &")
 def worker(work_pool: PoolOption = "instar") -> None:
     """Serve the scheduled runs until Ctrl-C."""
-    from flows.servers import PrefectServer
+    from flows.orchestration.servers import PrefectServer
     from tasks.execution.preflight import require_project
 
     root = Path.cwd()
     require_project(root)
     with PrefectServer(root) as server:
-        from flows.scheduling import serve
+        from flows.orchestration.deployments import serve
 
         server.wait()
         print(f"Serving work pool {work_pool!r}. Prefect UI: {server.ui}", flush=True)
@@ -150,7 +150,7 @@ def ui(
 
     They show this checkout's databases, on loopback only, until Ctrl-C.
     """
-    from flows.here import show_uis
+    from flows.commands.run import show_uis
 
     show_uis(Path.cwd(), browser)
 
@@ -161,7 +161,7 @@ def doctor(as_json: JsonFlag = False) -> None:
 
     Exit status 1 if something is wrong; each line says how to mend it.
     """
-    from flows.doctor import examine, show
+    from flows.commands.doctor import examine, show
 
     result = examine(Path.cwd())
     put_out(result, as_json, show)
@@ -181,7 +181,7 @@ def sync(
     Then the models that waited for either are registered and judged. With --all, runs that MLflow
     lost (a wiped database) are rebuilt from journals and DVC's cache.
     """
-    from flows.catching_up import catch_up, show
+    from flows.commands.sync import catch_up, show
     from tasks.errors import TaskError
 
     result = catch_up(Path.cwd(), everything)

@@ -13,8 +13,8 @@ from rich.console import Console
 
 from data.errors import DataError
 from data.packing.census import count_listed
-from flows.servers import PrefectServer
-from flows.tables import Column, open_console, show_table
+from flows.commands.tables import Column, open_console, show_table
+from flows.orchestration.servers import PrefectServer
 from tasks.comparison.grid import METHOD, Cell, fitting_at_once, grid
 from tasks.errors import TaskError
 from tasks.execution.preflight import find_data_at_home, new_run_id, require_project

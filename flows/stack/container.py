@@ -1,4 +1,4 @@
-"""What the services of docker/compose.yaml run: `python -m flows.container WHAT`.
+"""What the services of docker/compose.yaml run: `python -m flows.stack.container WHAT`.
 
 Passwords come as environment variables, and go to the servers in files of a private folder or in
 the environment, never as arguments.
@@ -13,10 +13,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from flows import seaweed
-from flows.servers import answers
-from flows.stack_access import BUCKETS, write_private
-from flows.stack_servers import ensure_user, has_worker, mlflow_accounts, mlflow_command
+from flows.orchestration.servers import answers
+from flows.stack import seaweedfs
+from flows.stack.access import BUCKETS, write_private
+from flows.stack.servers import ensure_user, has_worker, mlflow_accounts, mlflow_command
 from tasks.errors import TaskError
 from tasks.system.proxies import keep_loopback_direct
 
@@ -47,8 +47,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def _store() -> None:
     keys = (_given("S3_ADMIN_SECRET"), _given("S3_MLFLOW_SECRET"), _given("S3_SECRET"))
-    users = _private("s3.json", seaweed.stack_users(*keys))
-    _become(seaweed.server_command(Path("/data"), users, _PORTS, s3_listens="0.0.0.0"))
+    users = _private("s3.json", seaweedfs.stack_users(*keys))
+    _become(seaweedfs.server_command(Path("/data"), users, _PORTS, s3_listens="0.0.0.0"))
 
 
 def _mlflow() -> None:
@@ -68,7 +68,7 @@ def _accounts() -> None:
     password = _given("MLFLOW_TRACKING_PASSWORD")
     deadline = time.monotonic() + _PATIENCE
     while not (
-        seaweed.ensure_buckets(store, "admin", secret, BUCKETS)
+        seaweedfs.ensure_buckets(store, "admin", secret, BUCKETS)
         and ensure_user(mlflow, admin, password)
     ):
         if time.monotonic() > deadline:

@@ -18,8 +18,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.seaweed import SHADOW, is_blocked
-from flows.servers import free_port
+from flows.orchestration.servers import free_port
+from flows.stack.seaweedfs import SHADOW, is_blocked
 from tasks.errors import TaskError
 from tasks.system.locks import HeldError, held
 from tasks.system.proxies import LOOPBACK

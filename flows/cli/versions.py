@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from flows.commands.app import GATE_SAID_NO, JsonFlag, app, put_out, say_interrupted
+from flows.cli.app import GATE_SAID_NO, JsonFlag, app, put_out, say_interrupted
 
 NameArgument = Annotated[
     str | None,
@@ -30,7 +30,7 @@ def models(
     as_json: JsonFlag = False,
 ) -> None:
     """List the versions of a model and where they stand."""
-    from flows.promotion import show_models
+    from flows.commands.promote import show_models
     from tasks.promotion.history import versions
     from tasks.registry.model_references import model_named
 
@@ -70,7 +70,7 @@ def promote(
         raise typer.BadParameter("--override goes with --to Production: there the gate is asked.")
     if not reason.strip() and (approve or reject or override):
         raise typer.BadParameter("say why with --reason: the promotion log keeps it.")
-    from flows.promotion import act, told
+    from flows.commands.promote import act, told
     from tasks.registry.model_references import version_named
 
     reference = version_named(reference, Path.cwd(), default=None)
@@ -92,7 +92,7 @@ def rollback(
     """
     import dataclasses
 
-    from flows.promotion import told
+    from flows.commands.promote import told
     from tasks.promotion.decisions import rollback as roll_back
     from tasks.registry.model_references import model_named
 
@@ -110,7 +110,7 @@ def history(
     as_json: JsonFlag = False,
 ) -> None:
     """Tell who moved which version, when and why."""
-    from flows.promotion import show_history
+    from flows.commands.promote import show_history
     from tasks.promotion.history import history as history_of
     from tasks.registry.model_references import model_named
 
@@ -129,7 +129,7 @@ def lineage(
 
     Code, settings, data, labels, runs, machine, weights, verdict, and where to see each.
     """
-    from flows.descent import show
+    from flows.commands.lineage import show
     from tasks.registry.lineage import ancestry
     from tasks.registry.model_references import version_named
 
@@ -163,7 +163,7 @@ def reproduce(
 
     In a clone at its git tag, with nothing but the DVC remote. Exit status 1: it differs.
     """
-    from flows.reproducing import reproduce_here, show
+    from flows.commands.reproduce import reproduce_here, show
     from tasks.registry.model_references import version_named
 
     if full and start is not None:
@@ -204,7 +204,7 @@ def predict(
     Needs no checkout: MLFLOW_TRACKING_URI says where the version is (AWS_* and AWS_ENDPOINT_URL_S3
     where the images are in a bucket). Killed and started again, it goes on where it was.
     """
-    from flows.predicting import predict_all, show
+    from flows.commands.predict import predict_all, show
     from tasks.registry.model_references import version_named
 
     version = version_named(version, Path.cwd())
@@ -224,7 +224,7 @@ def export(
     The encoder as safetensors (for timm, where it is timm's); with --onnx the whole classifier as
     ONNX, held to torch's answers.
     """
-    from flows.exporting import export_version, show
+    from flows.commands.export import export_version, show
     from tasks.registry.model_references import version_named
 
     result = export_version(version_named(version, Path.cwd()), to, onnx)

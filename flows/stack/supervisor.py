@@ -20,10 +20,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from flows import seaweed
-from flows.servers import last_words
-from flows.stack_access import Access, open_access
-from flows.stack_servers import MARK, Server, environment_of, servers
+from flows.orchestration.servers import last_words
+from flows.stack import seaweedfs
+from flows.stack.access import Access, open_access
+from flows.stack.servers import MARK, Server, environment_of, servers
 from tasks.errors import TaskError, explain
 from tasks.system.locks import HeldError, held, is_free
 from tasks.system.proxies import keep_loopback_direct
@@ -239,7 +239,7 @@ def _tidy(folder: Path) -> None:
     """Remove what speaks of a running stack when there is none any more."""
     (folder / "ready").unlink(missing_ok=True)
     with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
-        seaweed.remove_sockets(json.loads((folder / "server.json").read_text("utf-8"))["ports"])
+        seaweedfs.remove_sockets(json.loads((folder / "server.json").read_text("utf-8"))["ports"])
 
 
 def _members(folder: Path) -> list[int]:
@@ -262,7 +262,3 @@ def _members(folder: Path) -> list[int]:
 def _end(*_: object) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.exit(0)
-
-
-if __name__ == "__main__":
-    main()

@@ -32,7 +32,7 @@ def put_out(result: dict[str, Any], as_json: bool, show: Callable[..., None]) ->
     if as_json:
         print(json.dumps(result, indent=2))
         return
-    from flows.tables import open_console
+    from flows.commands.tables import open_console
 
     show(result, open_console())
 

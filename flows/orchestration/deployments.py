@@ -8,14 +8,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.cron import CronLine, read_cron
-from flows.dead_runs import mark_dead_runs
-from flows.servers import PrefectServer
+from flows.orchestration.crashed_runs import mark_dead_runs
+from flows.orchestration.cron import CronLine, read_cron
+from flows.orchestration.servers import PrefectServer
 from tasks.errors import TaskError
 from tasks.system.supervised_process import Leash
 
@@ -24,31 +24,6 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
 POOL = "instar"
-ENTRYPOINT = "flows/retrain.py:retrain"
-
-
-def create_schedule(
-    root: Path, when: CronLine, name: str, pool: str, settings: Sequence[str] = ()
-) -> str:
-    """Create or change the deployment `retrain/<name>`, whose runs take `settings`.
-
-    Returns:
-        Its full name.
-    """
-    from flows.retrain import retrain
-
-    return deploy(
-        retrain,
-        ENTRYPOINT,
-        root,
-        when,
-        name,
-        pool,
-        {"isolated": True, "settings": list(settings)},
-        # No limit of its own: a run that pauses for a human gives its slot back, and minutes later
-        # Prefect ends it, as the slot's lease is gone. `flows.model_limit` keeps runs apart.
-        description="Retrains on HEAD of this checkout in a worktree of its own.",
-    )
 
 
 def deploy(

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from flows.tables import Column, open_console, show_table
+from flows.commands.tables import Column, open_console, show_table
 from tasks.reproduction.reproduce import reproduce
 from tasks.reproduction.result import TOLERANCE
 from tasks.versioning.dvc_remote import require_dvc

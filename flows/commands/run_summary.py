@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from rich.console import Console
 
-from flows.tables import Column, show_table
+from flows.commands.tables import Column, show_table
 from tasks.evaluation import label_draws
 
 NO_INTERVAL = "one draw: no interval"

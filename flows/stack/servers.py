@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows import postgres, seaweed
-from flows.servers import answers
-from flows.stack_access import BUCKETS, SILENCE, USER, Access, private_tmp, write_private
+from flows.orchestration.servers import answers
+from flows.stack import postgres, seaweedfs
+from flows.stack.access import BUCKETS, SILENCE, USER, Access, private_tmp, write_private
 from tasks.errors import TaskError
 from tasks.system.proxies import open_url
 
@@ -86,13 +86,13 @@ def _store(folder: Path, access: Access) -> Server:
     place.mkdir(mode=0o700, exist_ok=True)
     passwords = access.passwords
     known = (passwords["s3_admin"], passwords["s3_mlflow"], passwords["s3"])
-    write_private(users, seaweed.stack_users(*known))
+    write_private(users, seaweedfs.stack_users(*known))
     address = access.address("s3")
     return Server(
         "seaweedfs",
-        seaweed.server_command(place, users, access.ports),
+        seaweedfs.server_command(place, users, access.ports),
         {},
-        lambda: seaweed.ensure_buckets(address, "admin", passwords["s3_admin"], BUCKETS),
+        lambda: seaweedfs.ensure_buckets(address, "admin", passwords["s3_admin"], BUCKETS),
         # Asked, it takes 20 s; what it has answered for survives a SIGKILL.
         grace=1.0,
     )

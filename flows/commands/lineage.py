@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
-from flows.tables import show_pairs
+from flows.commands.tables import show_pairs
 
 _UNKNOWN = "not recorded"
 

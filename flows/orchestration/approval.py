@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from flows.run_page import show_verdict
-from flows.servers import answers, prefect_environment, running_server
+from flows.orchestration.run_page import show_verdict
+from flows.orchestration.servers import answers, prefect_environment, running_server
 from tasks.system.locks import held, is_free
 
 if TYPE_CHECKING:

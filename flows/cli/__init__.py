@@ -1,0 +1,1 @@
+"""The `instar` command line."""

@@ -1,0 +1,1 @@
+"""Prefect: servers, deployments, pages and limits."""
