@@ -33,8 +33,8 @@ test-fast: setup  ## the quick ones: all but real servers and whole runs
 test-faults: setup  ## the long trials of docs/reliability.md: kill it, unplug it, run it twice
 	@$(BIN)/python -m pytest -m faults
 
-lint: setup  ## format, lint and types
-	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
+lint: setup  ## format, lint, types, and which room may import from which
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports --no-logo
 
 format: setup  ## let ruff rewrite
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .

@@ -1,4 +1,4 @@
-"""The house keeps its shape: arrows between rooms, and code listed where DVC must see it."""
+"""DVC sees the code that each stage runs. Which room may import from which: see pyproject.toml."""
 
 import ast
 from pathlib import Path
@@ -10,13 +10,6 @@ from models.methods.registry import METHODS
 
 ROOT = Path(__file__).parent.parent
 ROOMS = ("flows", "tasks", "models", "data")
-ARROWS = {
-    "flows": {"flows", "tasks", "models", "data", "prefect"},
-    "tasks": {"tasks", "models", "data", "mlflow", "dvc"},
-    "models": {"models"},
-    "data": {"data"},
-}
-GUARDED = {*ROOMS, "prefect", "mlflow", "dvc"}
 # What carries a stage but computes nothing: an edit here changes no result. (The schema only
 # checks: params.yaml holds every key, see test_schema.)
 FRAME = {
@@ -35,6 +28,7 @@ FRAME = {
     "tasks/system/parent_watchdog.py",
     "tasks/system/terminal.py",
     "tasks/settings/fitness.py",
+    "tasks/settings/misfit.py",
     "tasks/settings/rehearsal.py",
     "tasks/reporting/understood.py",
     "data/packing/census.py",
@@ -88,15 +82,6 @@ def code_of(stage: str) -> set[str]:
             if module.split(".")[0] in ROOMS:
                 todo += files_behind(module)
     return seen
-
-
-@pytest.mark.parametrize(
-    "path", [p for room in ROOMS for p in sorted((ROOT / room).rglob("*.py"))], ids=str
-)
-def test_imports_point_one_way(path):
-    room = path.relative_to(ROOT).parts[0]
-    used = {m.split(".")[0] for m in imported_modules(path)} & GUARDED
-    assert used <= ARROWS[room], f"{path} imports {used - ARROWS[room]}"
 
 
 @pytest.mark.parametrize("stage", ["prepare", "pretrain", "finetune", "evaluate"])

@@ -5,8 +5,7 @@ Each stage refuses what it cannot do, but one after the other, and the last of t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,8 @@ from data.store.splits import drawn_labels, smallest_fraction
 from models.methods.clustering.params import DeepClusterV2Params
 from models.methods.contrastive.params import MoCoV2Params
 from tasks.errors import TaskError
-from tasks.settings.loading import load_params, validate_params
+from tasks.settings.loading import load_params
+from tasks.settings.misfit import Misfit
 from tasks.settings.schema import Params, PretrainParams
 
 # Labels a class that a remedy gives, where there are twice as many: so that draws differ.
@@ -24,19 +24,6 @@ LABELS_A_CLASS = 5
 SMALLEST_BATCH = next(
     rule.ge for rule in PretrainParams.model_fields["batch_size"].metadata if hasattr(rule, "ge")
 )
-
-
-@dataclass(frozen=True)
-class Misfit:
-    """A setting that some stage would refuse for these data.
-
-    Attributes:
-        problem: The setting, its value, and what the data have, in words.
-        remedy: Settings with values that do; empty where none would.
-    """
-
-    problem: str
-    remedy: Mapping[str, Any] = field(default_factory=dict)
 
 
 def require_fitting(params: Params, census: Census, rehearsed: bool = False) -> None:
@@ -92,18 +79,6 @@ def at(root: Path, data: DataParams) -> DataParams:
     if root.resolve() == Path.cwd():
         return data
     return data.model_copy(update={"path": str(root / data.path)})
-
-
-def with_remedy(params: Params, remedy: Mapping[str, Any]) -> Params:
-    """The settings with some of them set, valid as a whole; keys as `instar set` takes them."""
-    raw = params.model_dump(mode="json", by_alias=True)
-    for key, value in remedy.items():
-        *groups, last = key.split(".")
-        inner = raw
-        for group in groups:
-            inner = inner[group]
-        inner[last] = value
-    return validate_params(raw)
 
 
 def _too_few(params: Params, census: Census) -> Iterator[Misfit]:

@@ -10,7 +10,7 @@ from models.errors import ModelError
 from models.methods.clustering.params import DeepClusterV2Params
 from models.methods.settings import MultiCropSettings
 from tasks.errors import TaskError
-from tasks.settings.fitness import Misfit, with_remedy
+from tasks.settings.misfit import Misfit, with_remedy
 from tasks.settings.schema import Params
 
 if TYPE_CHECKING:
