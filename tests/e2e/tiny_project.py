@@ -37,17 +37,15 @@ SETTINGS = (
 )
 
 
-def make_tiny_project(root: Path) -> Path:
-    """Write the project into `root` and commit it; returns `root`."""
+def make_tiny_project(root: Path, code: Path = HERE) -> Path:
+    """Write the project into `root` with the rooms of `code` and commit it; returns `root`."""
     root.mkdir(parents=True)
-    for room in ROOMS:
-        skipped = shutil.ignore_patterns("__pycache__", "raw")
-        shutil.copytree(HERE / room, root / room, ignore=skipped)
+    copy_rooms(code, root)
     for name in FILES:
-        shutil.copy(HERE / name, root / name)
+        shutil.copy(code / name, root / name)
     (root / ".dvc").mkdir()
     for name in ("config", ".gitignore"):
-        shutil.copy(HERE / ".dvc" / name, root / ".dvc" / name)
+        shutil.copy(code / ".dvc" / name, root / ".dvc" / name)
     write_digits(root / "digits.npz")
     change_settings(root, SETTINGS)
     git(root, "init", "-q", "-b", "main")
@@ -56,6 +54,14 @@ def make_tiny_project(root: Path) -> Path:
     git(root, "add", "-A")
     git(root, "commit", "-q", "-m", "tiny project")
     return root
+
+
+def copy_rooms(code: Path, root: Path) -> None:
+    """Put the rooms of `code` into the project, in place of what it has."""
+    skipped = shutil.ignore_patterns("__pycache__", "raw")
+    for room in ROOMS:
+        shutil.rmtree(root / room, ignore_errors=True)
+        shutil.copytree(code / room, root / room, ignore=skipped)
 
 
 def copy_project(source: Path, root: Path) -> Path:
