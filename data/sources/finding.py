@@ -10,8 +10,8 @@ from data.errors import DataError
 from data.files import BYTES_LIMIT, require_few_bytes
 from data.images.formats import START_BYTES
 from data.images.reading import looks_like_image
-from data.sources.archives import Container, Member, named_as_image
 from data.sources.file_names import escaped
+from data.sources.members import Container, Member, named_as_image
 
 HIDDEN = "hidden files"
 SYSTEM = "files in folders that systems make (thumbnails, recycle bins, snapshots)"

@@ -15,10 +15,11 @@ from typing import NamedTuple
 from data.errors import DataError
 from data.images.reading import EXTENSIONS
 from data.samples import Counts, Sample, Split
-from data.sources.archives import Member, named_as_image, open_container
+from data.sources.archives import open_container
 from data.sources.file_names import escaped, unescaped
 from data.sources.finding import find_images, whole
 from data.sources.folder_layout import Layout, look, notes_on, read_layout
+from data.sources.members import Member, named_as_image
 from data.sources.params import DataParams
 
 SPLIT_ORDER: tuple[Split, ...] = ("test", "train", "unlabelled")

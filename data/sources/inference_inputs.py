@@ -16,9 +16,11 @@ from pathlib import Path
 
 from data.errors import DataError
 from data.samples import Sample
-from data.sources.archives import Container, Directory, open_container
+from data.sources.archives import open_container
+from data.sources.directory import Directory
 from data.sources.file_names import escaped
 from data.sources.finding import find_images, whole
+from data.sources.members import Container
 from data.sources.s3 import Bucket
 
 

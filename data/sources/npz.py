@@ -21,9 +21,10 @@ import numpy as np
 from data.errors import DataError
 from data.files import BYTES_LIMIT
 from data.samples import Counts, Sample, Split
-from data.sources.archives import INFLATED_IN_PARTS, require_file
+from data.sources.archives import require_file
 from data.sources.file_names import escaped
 from data.sources.params import DataParams
+from data.sources.zip_archive import INFLATED_IN_PARTS
 
 LABELLED, UNLABELLED = ("train", "test", "val"), ("unlabelled", "unlabeled")
 IMAGES = tuple(f"{part}_images" for part in (*LABELLED, *UNLABELLED))

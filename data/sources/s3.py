@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from data.errors import DataError
-from data.sources.archives import Member
+from data.sources.members import Member
 
 # Seconds without a connection, or without a byte, after which a try has failed; each is repeated.
 CONNECT_SECONDS, READ_SECONDS = 10, 60
@@ -16,7 +16,7 @@ TRIES = 4
 
 
 class Bucket:
-    """The objects below a prefix; of a container's kind, see `data.sources.archives`."""
+    """The objects below a prefix; of a container's kind, see `data.sources.members`."""
 
     def __init__(self, address: str):
         """List them.

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.errors import DataError
-from data.sources.archives import Container, open_container
+from data.sources.archives import open_container
+from data.sources.members import Container
 from tasks.errors import TaskError
 from tasks.settings.data_path import require_hashable
 from tasks.system.atomic_files import keep_json

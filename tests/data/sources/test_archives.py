@@ -17,9 +17,9 @@ from PIL import Image
 
 from data.errors import DataError
 from data.packing.pack import pack
-from data.sources import archives
-from data.sources.archives import LINK_OUT, LINK_TO_FOLDER, LINK_TO_NOTHING, NO_FILE
+from data.sources.directory import Directory
 from data.sources.file_names import unescaped
+from data.sources.members import LINK_OUT, LINK_TO_FOLDER, LINK_TO_NOTHING, NO_FILE
 from data.sources.params import DataParams
 from data.store.packed_store import read_test_sources
 
@@ -122,14 +122,14 @@ def test_a_pipe_as_the_whole_source_is_refused(tmp_path, source):
 
 def swapped(monkeypatch, root, swap):
     """Let `swap` happen after the folder was listed and before its files are read."""
-    whole = archives.Directory.members
+    whole = Directory.members
 
     def members(self):
         listed = list(whole(self))
         swap()
         return iter(listed)
 
-    monkeypatch.setattr(archives.Directory, "members", members)
+    monkeypatch.setattr(Directory, "members", members)
 
 
 @pytest.fixture
