@@ -18,7 +18,8 @@ from data.samples import Counts, Sample, Split
 from data.sources.archives import open_container
 from data.sources.file_names import escaped, unescaped
 from data.sources.finding import find_images, whole
-from data.sources.folder_layout import Layout, look, notes_on, read_layout
+from data.sources.folder_layout import Layout, notes_on, read_layout
+from data.sources.folder_names import look
 from data.sources.members import Member, named_as_image
 from data.sources.params import DataParams
 

@@ -8,48 +8,28 @@ images in the training set, and nothing later would show it.
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from data.errors import DataError
 from data.samples import Split
 from data.sources.file_names import escaped
+from data.sources.folder_names import (
+    Role,
+    class_name,
+    is_occasion,
+    is_unlabelled,
+    look,
+    role_of,
+    says_nothing,
+)
 
 Parts = tuple[str, ...]
-Role = Literal["train", "val", "test"]
 
-UNLABELLED = ("unlabelled", "unlabeled")
-_LETTERS = re.compile(r"[^\W\d_]+")
-_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 TRAIN, HELD_OUT = "train", ("test", "val")
 # Of a list of folders, how many an error names.
 SHOWN = 4
-
-_ROLES: Mapping[str, Role] = {
-    "train": "train", "training": "train", "trn": "train",
-    "test": "test", "testing": "test", "tst": "test", "holdout": "test",
-    "val": "val", "valid": "val", "validation": "val", "dev": "val", "eval": "val",
-    "evaluation": "val",
-}  # fmt: skip
-# Words that say nothing more of a split's folder.
-_FILLERS = (
-    "set", "data", "dataset", "images", "image", "imgs", "img", "split", "samples", "pictures",
-    "photos", "files", "folder",
-)  # fmt: skip
-_GLUED = re.compile(rf"({'|'.join(_ROLES)})(?:{'|'.join(_FILLERS)})")
-# Folders within a class that sort its images by when or how they were taken.
-_OCCASION = re.compile(
-    r"(19|20)\d\d([-_. ]?(\d\d|w\d\d?|q\d))?([-_. ]?\d\d)?([-_. t]\d.*)?"
-    r"|(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*[-_. ]?\d*"
-    r"|(batch|session|cam|camera|day|week|month|year|part|page|seq|sequence|run|shot|roll|chunk"
-    r"|shard|img|image|dsc|frame|clip|video|series|study|scan|slide|tile|visit)[-_. ]?\d+"
-    r"|images?|imgs?|photos?|pictures?|raw|originals?|jpe?gs?|pngs?|crops?|cropped|resized|more"
-)
-# Numbered names that are classes all the same; WordNet's ids among them.
-_NUMBERED_CLASS = re.compile(r"class|category|grade|kind|label|level|species|stage|type|^n\d{8}$")
 
 
 class Layout(NamedTuple):
@@ -138,28 +118,8 @@ def _ignored(inside: Iterable[Parts]) -> set[str]:
         f"{parts[0]}/{folder}"
         for parts in inside
         for folder in parts[1:-1]
-        if not _says_nothing(folder)
+        if not says_nothing(folder)
     }
-
-
-def is_unlabelled(folder: str) -> bool:
-    """Whether a folder's name says that its images have no labels."""
-    words = _LETTERS.findall(folder.casefold())
-    return "".join(word for word in words if word not in _FILLERS) in UNLABELLED
-
-
-def class_name(folder: str) -> str:
-    """The class that a folder stands for: one spelling for what is the same text.
-
-    macOS writes an accent apart from its letter (NFD), others write both as one character (NFC).
-    """
-    return escaped(unicodedata.normalize("NFC", folder))
-
-
-def look(folder: str) -> str:
-    """What a reader sees of a name: spaces and invisible or full-width characters make no odds."""
-    plain = unicodedata.normalize("NFKC", folder)
-    return " ".join("".join(c for c in plain if unicodedata.category(c) != "Cf").split())
 
 
 def notes_on(layout: Layout) -> list[str]:
@@ -212,20 +172,10 @@ def _wrapping_depth(names: Sequence[Parts], classes: Collection[str] = ()) -> in
         below = {parts[depth + 1] for parts in inside if len(parts) > depth + 2}
         direct = any(len(parts) == depth + 2 for parts in inside)
         # One class over dates is no wrapping folder over classes.
-        occasions = len(below) > 1 and all(map(_is_occasion, below))
+        occasions = len(below) > 1 and all(map(is_occasion, below))
         if len(tops) != 1 or special or not below or (direct and len(below) == 1) or occasions:
             return depth
         depth += 1
-
-
-def _role_of(folder: str) -> tuple[Role, Parts] | None:
-    """What split a folder's name stands for, and what else the name says."""
-    plain = _CAMEL.sub(" ", unicodedata.normalize("NFC", folder))
-    words = _LETTERS.findall(plain.casefold())
-    words = [glued[1] if (glued := _GLUED.fullmatch(word)) else word for word in words]
-    roles = [word for word in words if word in _ROLES]
-    rest = tuple(word for word in words if word not in _ROLES and word not in _FILLERS)
-    return (_ROLES[roles[0]], rest) if len(roles) == 1 else None
 
 
 def _find_roles(inside: Sequence[Parts]) -> dict[str, Role]:
@@ -236,7 +186,7 @@ def _find_roles(inside: Sequence[Parts]) -> dict[str, Role]:
     """
     tops = {parts[0] for parts in inside}
     folders = _folders_below(inside)
-    named = {top: found for top in sorted(tops) if (found := _role_of(top))}
+    named = {top: found for top in sorted(tops) if (found := role_of(top))}
     trains = [top for top, (role, _) in named.items() if role == "train"]
     if not trains:
         for alone in sorted(named):
@@ -283,16 +233,6 @@ def _folders_below(inside: Iterable[Parts]) -> dict[str, set[str]]:
     return found
 
 
-def _is_occasion(folder: str) -> bool:
-    return _OCCASION.fullmatch(folder.casefold()) is not None
-
-
-def _says_nothing(folder: str) -> bool:
-    """Whether a folder within a class is hardly a class of its own: a date, or one of a series."""
-    numbered = any(map(str.isdigit, folder)) and not _NUMBERED_CLASS.search(folder.casefold())
-    return numbered or _is_occasion(folder)
-
-
 def _require_classes_at_top(inside: Sequence[Parts]) -> None:
     """Refuse top folders that may be splits, or of which only some are classes."""
     folders = _folders_below(inside)
@@ -307,7 +247,7 @@ def _require_classes_at_top(inside: Sequence[Parts]) -> None:
             )
     names: dict[str, set[str]] = defaultdict(set)
     for top, below in sorted(folders.items()):
-        splits = {folder: found[0] for folder in below if (found := _role_of(folder))}
+        splits = {folder: found[0] for folder in below if (found := role_of(folder))}
         if "train" in splits.values() and len({*splits.values()}) > 1:
             raise DataError(
                 f"data.path: {escaped(top)}/ holds splits ({_listed(splits)}), which are read at "
@@ -315,7 +255,7 @@ def _require_classes_at_top(inside: Sequence[Parts]) -> None:
                 "out of the data."
             )
         for folder in below:
-            if not _is_occasion(folder):
+            if not is_occasion(folder):
                 names[look(folder).casefold()].add(top)
     shared = {name for name, tops in names.items() if len(tops) > 1}
     if shared and len(names) > 1:
@@ -339,7 +279,7 @@ def _require_one_reading(inside: Sequence[Parts], where: str) -> None:
     direct = {parts[0] for parts in inside if len(parts) == 2}
     deep: dict[str, set[str]] = defaultdict(set)
     for parts in inside:
-        if parts[0] not in direct and not _says_nothing(parts[-2]):
+        if parts[0] not in direct and not says_nothing(parts[-2]):
             deep[parts[0]].add(parts[-2])
     # One folder in each class is but another name for it.
     if not deep or not (direct or any(len(below) > 1 for below in deep.values())):
