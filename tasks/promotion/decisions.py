@@ -14,6 +14,7 @@ from tasks.promotion.history import mend_model
 from tasks.registry import manual_moves, promotion_log, transitions
 from tasks.registry import tags as registry_tags
 from tasks.registry.aliases import STAGES, Place, place_of, standing
+from tasks.registry.move import Move
 from tasks.registry.promotion_log import ROLLED_BACK, former_champions
 from tasks.registry.transitions import mend
 from tasks.settings.loading import load_params
@@ -115,7 +116,9 @@ def promote(
             tags[WAITING_RUN] = ""
         why = reason or "; ".join(reasons) or f"moved to {STAGES[to]} by hand"
         over = champion if to == "champion" else transitions.WHOEVER
-        transitions.move(name, number, to, who, why, evidence, root, uri, tags=tags, over=over)
+        transitions.move(
+            Move(name, number, to, who, why, evidence, tags=tags), root, uri, over=over
+        )
         replaced = champion if to == "champion" and champion != number else None
         waited = version.tags.get(WAITING_RUN) if to == "champion" else None
         return Decision(name, number, "moved", STAGES[to], reasons, replaced, waited)
@@ -174,7 +177,9 @@ def decide(
         evidence = promotion_verdict.evidence_of(verdict)
         over = verdict.champion if approve else transitions.WHOEVER
         tags |= promotion_verdict.tags_of(verdict)
-        transitions.move(name, number, to, who, reason, evidence, root, uri, tags=tags, over=over)
+        transitions.move(
+            Move(name, number, to, who, reason, evidence, tags=tags), root, uri, over=over
+        )
         promotion_verdict.write(root, verdict)
     outcome = "moved" if approve else "rejected"
     gone = verdict.champion if approve else None
@@ -246,10 +251,11 @@ def rollback(
         why = f"rolled back from version {champion}" if champion else "rolled back"
         why += f": {reason}" if reason else ""
         rejected = f"{who} rolled it back{f': {reason}' if reason else ''}"
-        transitions.move(
-            name, target, "champion", who, why, {ROLLED_BACK: champion}, root, uri, over=champion,
+        back = Move(
+            name, target, "champion", who, why, {ROLLED_BACK: champion},
             tags={promotion_log.REJECTED: ""}, tags_of_replaced={promotion_log.REJECTED: rejected},
         )  # fmt: skip
+        transitions.move(back, root, uri, over=champion)
     return Decision(name, target, "moved", STAGES["champion"], [], champion)
 
 
@@ -361,7 +367,7 @@ def _sign(
         evidence = {"overridden": "moved by hand in MLflow, without the gate"}
         tags = {registry_tags.GATE: "overridden", promotion_log.REJECTED: "", WAITING_RUN: ""}
     why = reason or "moved by hand in MLflow, and kept"
-    transitions.move(name, number, to, who, why, evidence, root, uri, tags=tags)
+    transitions.move(Move(name, number, to, who, why, evidence, tags=tags), root, uri)
     return Decision(name, number, "moved", STAGES[to])
 
 

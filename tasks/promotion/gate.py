@@ -34,6 +34,7 @@ from tasks.promotion.verdict import (
 from tasks.registry import tags as registry_tags
 from tasks.registry import transitions
 from tasks.registry.aliases import place_of
+from tasks.registry.move import Move
 from tasks.registry.promotion_log import REJECTED
 from tasks.registry.transitions import mend, set_tags
 from tasks.settings.loading import load_params
@@ -88,10 +89,10 @@ def judge(root: str | Path, version: str, tracking_uri: str | None = None) -> Ve
             why = "; ".join(verdict.reasons)
             # The tags with the move: what bears them counts as judged, and is not looked at again
             # by `instar sync`.
-            transitions.move(
-                name, version, "champion", who, why, evidence_of(verdict), root, tracking_uri,
-                tags=tags_of(verdict), over=held,
-            )  # fmt: skip
+            wanted = Move(
+                name, version, "champion", who, why, evidence_of(verdict), tags=tags_of(verdict)
+            )
+            transitions.move(wanted, root, tracking_uri, over=held)
         else:
             # Broken off amid the tags, it must not be read with the outcome of before.
             set_tags(client, name, version, {registry_tags.GATE: ""})

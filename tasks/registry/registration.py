@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 from tasks.errors import TaskError
 from tasks.registry import tags as registry_tags
 from tasks.registry.aliases import STAGES, set_stage, settle, standing
+from tasks.registry.move import Move, traces
 from tasks.registry.promotion_log import REJECTED, promotions, rejections, stood
 from tasks.registry.tags import EVALUATE, EVALUATION, GATE, evaluation_tags, label_draws
-from tasks.registry.transitions import move, one_at_a_time, person, set_tags, traces
+from tasks.registry.transitions import move, one_at_a_time, person, set_tags
 from tasks.serving.packaging import log_served_model
 from tasks.settings.loading import load_params
 from tasks.system import unattended
@@ -82,7 +83,7 @@ def register(
         _keep_commit(root, name, str(made.version), commit)
         why = f"registered by flow run {run_id}"
         version = str(made.version)
-        move(name, version, "challenger", person(root), why, {}, root, tracking_uri)
+        move(Move(name, version, "challenger", person(root), why), root, tracking_uri)
     _log_picture(name, version, run, root, uri)
     return RegisteredVersion(name, version, run, commit, created=True)
 
@@ -155,7 +156,7 @@ def _register_again(
         git.drop_repetition(root, run_id, commit)
     if version not in standing(client, name).values():
         why = f"made again by flow run {run_id}"
-        move(name, version, "challenger", person(root), why, {}, root, tracking_uri)
+        move(Move(name, version, "challenger", person(root), why), root, tracking_uri)
     return RegisteredVersion(name, version, str(known.run_id), commit, created=False)
 
 

@@ -12,14 +12,14 @@ import dataclasses
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tasks.errors import TaskError
 from tasks.registry import aliases as registry_aliases
 from tasks.registry import manual_moves, promotion_log
-from tasks.registry.aliases import STAGES, Place, standing
+from tasks.registry.aliases import Place, standing
+from tasks.registry.move import Intent, Move, lines_of, place_before, traces
 from tasks.registry.other_checkouts import alone, mark_of
 from tasks.registry.promotion_log import PROMOTIONS, promotions, stood
 from tasks.system import atomic_files, unattended
@@ -31,12 +31,7 @@ from tasks.versioning import git
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
 
-
-# The tags in which a move leaves its traces, for those who have another checkout's log.
-MOVED = ("moved_to", "moved_by", "moved_at", "moved_why")
 # MLflow's limit of a version's tag, with room to spare.
 _LONGEST_TAG = 2000
 # Says that a move does not depend on who is champion.
@@ -45,49 +40,6 @@ WHOEVER = "whoever"
 
 class OvertakenError(TaskError):
     """Another promotion was faster."""
-
-
-@dataclass(frozen=True)
-class Move:
-    """What is wanted.
-
-    Attributes:
-        name: The registered model.
-        version: The version to move.
-        to: 'champion' (Production), 'challenger' (Staging) or 'archived'.
-        who: A person.
-        why: The reason, in words.
-        evidence: Numbers or file names that the decision rests on.
-        tags: More tags that the version gets with the move; an empty one is taken away.
-        tags_of_replaced: The same for the version that gives way.
-    """
-
-    name: str
-    version: str
-    to: Place
-    who: str
-    why: str
-    evidence: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    tags: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    tags_of_replaced: Mapping[str, str] = dataclasses.field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _Intent:
-    """A move with all that is needed to complete it.
-
-    Attributes:
-        former: Who stood where before.
-        lines: What the log will say.
-        logged: How many lines the log had before.
-        doubtful: Whoever wanted it was told that it failed, which may have been the answer alone.
-    """
-
-    move: Move
-    former: dict[Place, str]
-    lines: list[dict[str, Any]]
-    logged: int
-    doubtful: bool = False
 
 
 def carry_out(
@@ -113,7 +65,7 @@ def carry_out(
             raise OvertakenError(_winner(client, move, former.get("champion")))
         # Read before the first write: a log that cannot be believed stops a move.
         logged = len(promotion_log.promotions(root))
-        intent = _Intent(move, former, _lines(move, former), logged)
+        intent = Intent(move, former, lines_of(move, former), logged)
         _write_down(intent, root)
         _complete(client, intent, root)
 
@@ -150,11 +102,11 @@ def mend(client: MlflowClient, name: str, root: str | Path) -> None:
     promotion_log.mirror(root)
 
 
-def _complete(client: MlflowClient, intent: _Intent, root: str | Path) -> None:
+def _complete(client: MlflowClient, intent: Intent, root: str | Path) -> None:
     """Every step may be repeated."""
     move = intent.move
     name, version, to = move.name, move.version, move.to
-    start = _place_before(intent.former, version)
+    start = place_before(intent.former, version)
     held = registry_aliases.standing(client, name)
     try:
         # The new holder takes the alias from the old one in a single write: at no moment is there
@@ -180,7 +132,7 @@ def _complete(client: MlflowClient, intent: _Intent, root: str | Path) -> None:
     _file(root).unlink(missing_ok=True)
 
 
-def _take_up(client: MlflowClient, intent: _Intent, root: str | Path) -> None:
+def _take_up(client: MlflowClient, intent: Intent, root: str | Path) -> None:
     move = intent.move
     if not _knows(client, move.version, move.name):
         # Lost with MLflow's database: what the log has comes back by `instar sync --all`.
@@ -205,48 +157,9 @@ def _knows(client: MlflowClient, version: str, name: str) -> bool:
     return bool(client.search_model_versions(wanted))
 
 
-def _undone(held: Mapping[Place, str], intent: _Intent) -> bool:
+def _undone(held: Mapping[Place, str], intent: Intent) -> bool:
     """Whether the version's alias was given up and nothing else happened."""
     return held == {at: who for at, who in intent.former.items() if who != intent.move.version}
-
-
-def _place_before(former: Mapping[Place, str], version: str) -> Place | None:
-    return next((place for place, held in former.items() if held == version), None)
-
-
-def _lines(move: Move, former: Mapping[Place, str]) -> list[dict[str, Any]]:
-    """The log's lines, in their order: first who gives way."""
-    line = {
-        "time": promotion_log.now(),
-        "name": move.name,
-        "version": move.version,
-        "from": _place_before(former, move.version),
-        "to": move.to,
-        "who": move.who,
-        "why": move.why,
-        "evidence": _evidence(move, move.tags),
-    }
-    replaced = former.get(move.to)
-    if replaced in (None, move.version):
-        return [line]
-    why = f"{promotion_log.REPLACED} {move.version}"
-    gone = {
-        **line, "version": replaced, "from": move.to, "to": "archived", "why": why,
-        "evidence": _evidence(move, move.tags_of_replaced),
-    }  # fmt: skip
-    return [gone, line]
-
-
-def _evidence(move: Move, tags: Mapping[str, str]) -> dict[str, Any]:
-    """A rejection too, which must outlive MLflow's database."""
-    rejected = tags.get(promotion_log.REJECTED)
-    return {**move.evidence, **({promotion_log.REJECTED: rejected} if rejected else {})}
-
-
-def traces(line: Mapping[str, Any]) -> dict[str, str]:
-    """The tags in which a line of the log shows on its version."""
-    told = (STAGES[line["to"]], line["who"], line["time"], line["why"])
-    return dict(zip(MOVED, told, strict=True))
 
 
 def set_tags(client: MlflowClient, name: str, version: str, tags: Mapping[str, str]) -> None:
@@ -273,7 +186,7 @@ def _log_strangers(client: MlflowClient, name: str, root: str | Path) -> None:
             continue
         why = f"seen in MLflow; moved elsewhere at {tags['moved_at']}: {tags['moved_why']}"
         move = Move(name, version, place, tags["moved_by"], why)
-        promotion_log.append(root, _lines(move, _places(former)))
+        promotion_log.append(root, lines_of(move, _places(former)))
 
 
 def _removed_by_hand(
@@ -297,7 +210,7 @@ def _removed_by_hand(
 def _log_by_hand(
     client: MlflowClient, move: Move, former: Mapping[str, str], root: str | Path
 ) -> None:
-    lines = _lines(move, _places(former))
+    lines = lines_of(move, _places(former))
     # Tags first: those of the last move by Instar must not pass for this one's.
     for line in lines:
         if _knows(client, line["version"], move.name):
@@ -320,15 +233,15 @@ def _winner(client: MlflowClient, move: Move, champion: str | None) -> str:
     )
 
 
-def _pending(root: str | Path) -> _Intent | None:
+def _pending(root: str | Path) -> Intent | None:
     try:
         content = json.loads(_file(root).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    return _Intent(**{**content, "move": Move(**content["move"])})
+    return Intent(**{**content, "move": Move(**content["move"])})
 
 
-def _write_down(intent: _Intent, root: str | Path) -> None:
+def _write_down(intent: Intent, root: str | Path) -> None:
     atomic_files.replace(_file(root), json.dumps(dataclasses.asdict(intent)))
 
 
@@ -351,25 +264,16 @@ def one_at_a_time(root: Path, what: str) -> Iterator[None]:
 
 
 def move(
-    name: str,
-    version: str,
-    to: Place,
-    who: str,
-    why: str,
-    evidence: Mapping[str, Any],
+    wanted: Move,
     root: str | Path = ".",
     tracking_uri: str | None = None,
-    *,
-    tags: Mapping[str, str] | None = None,
-    tags_of_replaced: Mapping[str, str] | None = None,
     over: str | None = WHOEVER,
 ) -> None:
-    """Moves a version; see `Move` and `carry_out`. The caller is `one_at_a_time`.
+    """Moves a version; see `carry_out`. The caller is `one_at_a_time`.
 
     Raises:
         TaskError: There is no such version, MLflow does not answer, or another was faster.
     """
-    wanted = Move(name, version, to, who, why, evidence, tags or {}, tags_of_replaced or {})
     with explained(tracking_uri or tracking_client.tracking_uri_of(root)) as client:
         carry_out(client, wanted, root, over)
 

@@ -26,6 +26,7 @@ from flows.stack.postgres import require_postgres
 from flows.stack.servers import ask
 from flows.stack.supervisor import FOLDER
 from tasks.errors import TaskError
+from tasks.registry.move import Move
 from tasks.registry.promotion_log import promotions
 from tasks.registry.transitions import move
 from tasks.system.locks import is_free
@@ -331,7 +332,7 @@ def test_a_user_without_rights_cannot_promote(stack, as_user, monkeypatch):
     assert "does not let user reader change this" in asked.stderr
     assert len(asked.stderr.splitlines()) == 1
     with pytest.raises(TaskError, match="does not let user reader change this") as refused:
-        move("tiny", "1", "challenger", "reader", "I want it", {}, stack.root)
+        move(Move("tiny", "1", "challenger", "reader", "I want it"), stack.root)
     assert "\n" not in str(refused.value)
     assert stack.production() == "1"
     assert promotions(stack.root) == before

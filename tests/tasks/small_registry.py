@@ -8,6 +8,7 @@ from pathlib import Path
 from mlflow import MlflowClient
 
 from tasks.registry import promotion_log, promotion_log_git, transitions
+from tasks.registry.move import Move
 from tasks.system import atomic_files
 from tasks.tracking.client import connect
 from tests.tasks.conftest import git, uri
@@ -33,8 +34,8 @@ def make_registry(root, database, versions=3):
     client.create_registered_model("tiny")
     for _ in range(versions):
         client.create_model_version("tiny", source="/nowhere", await_creation_for=0)
-    transitions.move("tiny", "1", "champion", "Ada", "first", {}, root, uri(root))
-    transitions.move("tiny", "2", "challenger", "Ada", "next", {}, root, uri(root))
+    transitions.move(Move("tiny", "1", "champion", "Ada", "first"), root, uri(root))
+    transitions.move(Move("tiny", "2", "challenger", "Ada", "next"), root, uri(root))
     return root
 
 
@@ -63,4 +64,4 @@ def promote_and_die(root, step):
         promotion_log_git.git, lambda _, verb, *rest: verb == "update-ref"
     )
     Path.unlink = dying(Path.unlink, lambda path, *_: path.name == "move.json")
-    transitions.move("tiny", "2", "champion", "Ada", "better", {"gain": 0.1}, root, uri(root))
+    transitions.move(Move("tiny", "2", "champion", "Ada", "better", {"gain": 0.1}), root, uri(root))

@@ -178,10 +178,10 @@ def test_a_run_whose_outputs_are_lost_is_neither_pushed_nor_in_the_way_of_others
 def test_a_promotion_that_broke_off_is_made_up_for(tracked, monkeypatch):
     move = transitions.move
 
-    def away(name, version, to, *others, **more):
-        if to == "champion":
+    def away(wanted, *others, **more):
+        if wanted.to == "champion":
             raise TaskError("MLflow went away")
-        move(name, version, to, *others, **more)
+        move(wanted, *others, **more)
 
     run_that_could_not_push(tracked, "run-1")
     mend(tracked)

@@ -12,6 +12,7 @@ from tasks.promotion.gate import judge
 from tasks.promotion.history import history, versions
 from tasks.promotion.verdict import tags_of
 from tasks.registry import registration, transitions
+from tasks.registry.move import Move
 from tasks.registry.promotion_log import PROMOTIONS, former_champions, promotions
 from tasks.registry.transitions import move, set_tags
 from tasks.tracking.client import connect
@@ -148,7 +149,7 @@ def test_the_verdict_that_another_checkout_gave_since_counts(root):
     promotion_verdict.write(
         root, promotion_verdict.Verdict("tiny", "2", "1", "waiting", ["pass: better"], path=path)
     )
-    move("tiny", "3", "champion", "Bob", "faster", {}, root, uri(root))
+    move(Move("tiny", "3", "champion", "Bob", "faster"), root, uri(root))
     verdict(root, "2", "waiting", champion="3")
     assert decide(root, "tiny@2", True, "fine", tracking_uri=uri(root)).replaced == "3"
     assert champion(root) == "2"
@@ -156,7 +157,7 @@ def test_the_verdict_that_another_checkout_gave_since_counts(root):
 
 def test_an_approval_against_a_champion_that_has_gone_is_refused(root):
     verdict(root, "2", "waiting")
-    move("tiny", "3", "champion", "Bob", "faster", {}, root, uri(root))
+    move(Move("tiny", "3", "champion", "Bob", "faster"), root, uri(root))
     with pytest.raises(TaskError, match="passed against version 1, but the champion is version 3"):
         decide(root, "tiny@2", True, "late", tracking_uri=uri(root))
     assert champion(root) == "3"
@@ -165,7 +166,7 @@ def test_an_approval_against_a_champion_that_has_gone_is_refused(root):
 def test_what_was_rejected_stays_so_when_mlflow_has_lost_its_tags(root):
     verdict(root, "2", "waiting")
     decide(root, "tiny@2", False, "blurred", tracking_uri=uri(root))
-    move("tiny", "3", "champion", "Ada", "better", {}, root, uri(root))
+    move(Move("tiny", "3", "champion", "Ada", "better"), root, uri(root))
     rollback(root, "tiny", "wrong on bags", uri(root))
     client = connect(uri(root))
     known = {number: client.get_model_version("tiny", number).tags for number in "123"}
@@ -181,7 +182,7 @@ def test_what_was_rejected_stays_so_when_mlflow_has_lost_its_tags(root):
 
 def test_each_rollback_goes_one_further_back(root):
     for version in ("2", "3"):
-        move("tiny", version, "champion", "Ada", "better", {}, root, uri(root))
+        move(Move("tiny", version, "champion", "Ada", "better"), root, uri(root))
     done = rollback(root, "tiny", "wrong on bags", uri(root))
     assert (done.version, done.replaced, champion(root)) == ("2", "3", "2")
     last = promotions(root)[-1]

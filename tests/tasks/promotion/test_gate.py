@@ -11,6 +11,7 @@ from tasks.evaluation import test_set
 from tasks.promotion.gate import judge
 from tasks.registry import transitions
 from tasks.registry.aliases import standing
+from tasks.registry.move import Move
 from tasks.registry.promotion_log import promotions
 from tasks.registry.registration import judged_version, register
 from tasks.registry.transitions import move
@@ -192,7 +193,7 @@ def test_a_lost_champion_is_not_replaced_unopposed(project):
 
 def test_a_champion_that_was_archived_on_purpose_is_not_missed(project):
     challenge(project, 1)
-    move("tiny", "1", "archived", "Ada", "withdrawn", {}, project, uri(project))
+    move(Move("tiny", "1", "archived", "Ada", "withdrawn"), project, uri(project))
     assert challenge(project, 2).promoted
 
 

@@ -10,6 +10,7 @@ from tasks.promotion.decisions import promote, rollback
 from tasks.promotion.history import history, versions
 from tasks.registry import transitions
 from tasks.registry.manual_moves import SOMEBODY
+from tasks.registry.move import Move
 from tasks.registry.promotion_log import promotions
 from tasks.tracking.client import connect
 from tests.tasks.conftest import uri
@@ -180,7 +181,7 @@ def test_a_move_from_another_checkout_keeps_its_mover(root, tmp_path, capsys):
     other = tmp_path / "other"
     shutil.copytree(root, other)
     shutil.rmtree(other / ".instar")
-    transitions.move("tiny", "3", "champion", "Grace", "mine", {}, other, uri(root))
+    transitions.move(Move("tiny", "3", "champion", "Grace", "mine"), other, uri(root))
     found, said = look(root, capsys)
     assert found["3"] == ("Production", "Grace")
     assert (said, promotions(root)[-1]["who"]) == ([], "Grace")

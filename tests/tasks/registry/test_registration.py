@@ -11,6 +11,7 @@ from mlflow.exceptions import MlflowException
 from tasks.errors import TaskError
 from tasks.registry import registration
 from tasks.registry.aliases import settle, standing
+from tasks.registry.move import Move
 from tasks.registry.promotion_log import promotions
 from tasks.registry.registration import register
 from tasks.registry.transitions import move, person
@@ -126,9 +127,9 @@ def test_alias_and_stage_move_together_and_the_log_tells_all(project):
     client = connect(uri(project))
     with warnings.catch_warnings():
         warnings.simplefilter("error", FutureWarning)
-        move("tiny", "1", "champion", "Ada", "first", {}, project, uri(project))
+        move(Move("tiny", "1", "champion", "Ada", "first"), project, uri(project))
         registered(project, "run-2")
-        move("tiny", "2", "champion", "Ada", "better", {"gain": 0.1}, project, uri(project))
+        move(Move("tiny", "2", "champion", "Ada", "better", {"gain": 0.1}), project, uri(project))
     assert standing(client, "tiny") == {"champion": "2"}
     assert str(client.get_model_version_by_alias("tiny", "production").version) == "2"
     assert (stage(project, "1"), stage(project, "2")) == ("Archived", "Production")
@@ -138,7 +139,7 @@ def test_alias_and_stage_move_together_and_the_log_tells_all(project):
         ("1", "champion", "archived"), ("2", "challenger", "champion"),
     ]  # fmt: skip
     assert promotions(project)[-1]["evidence"] == {"gain": 0.1}
-    move("tiny", "1", "champion", "Ada", "rollback", {}, project, uri(project))
+    move(Move("tiny", "1", "champion", "Ada", "rollback"), project, uri(project))
     assert standing(client, "tiny") == {"champion": "1"}
     assert (stage(project, "1"), stage(project, "2")) == ("Production", "Archived")
 
@@ -173,14 +174,14 @@ class Outage:
 @pytest.mark.parametrize("before", range(6))
 def test_an_outage_amid_a_promotion_leaves_a_champion_and_is_mended(project, monkeypatch, before):
     registered(project)
-    move("tiny", "1", "champion", "Ada", "first", {}, project, uri(project))
+    move(Move("tiny", "1", "champion", "Ada", "first"), project, uri(project))
     write_artifacts(project, seed=1)
     registered(project, "run-2")
     client = connect(uri(project))
     with monkeypatch.context() as patch:
         Outage(patch, before)
         with pytest.raises(TaskError, match="away"):
-            move("tiny", "2", "champion", "Ada", "better", {}, project, uri(project))
+            move(Move("tiny", "2", "champion", "Ada", "better"), project, uri(project))
     moved = before > 0
     assert standing(client, "tiny")["champion"] == ("2" if moved else "1")
     assert (promotions(project)[-1]["to"] == "champion") == moved
@@ -217,7 +218,7 @@ def test_a_version_that_was_left_without_its_tag_gets_it_when_made_again(project
 
 def test_mlflow_trouble_is_one_sentence(project):
     with pytest.raises(TaskError, match="Check that it runs"):
-        move("tiny", "7", "champion", "Ada", "", {}, project, uri(project))
+        move(Move("tiny", "7", "champion", "Ada", ""), project, uri(project))
     with (
         pytest.raises(TaskError, match=r"127\.0\.0\.1:9"),
         explained("http://127.0.0.1:9") as client,

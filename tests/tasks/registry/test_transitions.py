@@ -10,8 +10,9 @@ import pytest
 from tasks.promotion.history import versions
 from tasks.registry import other_checkouts, promotion_log_git
 from tasks.registry.manual_moves import SOMEBODY
+from tasks.registry.move import Move
 from tasks.registry.promotion_log import PROMOTIONS, promotions
-from tasks.registry.transitions import Move, OvertakenError, carry_out, mend
+from tasks.registry.transitions import OvertakenError, carry_out, mend
 from tasks.tracking.client import connect
 from tests.tasks.conftest import uri
 from tests.tasks.small_registry import make_registry, promote_and_die

@@ -14,6 +14,7 @@ import pytest
 from tasks.execution.workspace import locked
 from tasks.promotion.history import versions
 from tasks.registry import transitions
+from tasks.registry.move import Move
 from tasks.registry.transitions import one_at_a_time
 from tasks.system import locks
 from tasks.system.shared_process import SharedLeash
@@ -146,7 +147,7 @@ def test_who_waits_for_another_checkout_says_so(root, told):
     client = connect(uri(root))
     client.create_registered_model("tiny.moving", tags={"checkout": "elsewhere", "by": "Grace"})
     free = lambda: client.delete_registered_model("tiny.moving")  # noqa: E731
-    move = transitions.Move("tiny", "3", "champion", "Ada", "better")
+    move = Move("tiny", "3", "champion", "Ada", "better")
     with until_told(told, free):
         transitions.carry_out(client, move, root)
     assert "waiting for a move of Grace from another checkout, started 20" in told.getvalue()
