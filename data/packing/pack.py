@@ -115,32 +115,13 @@ def pack(
             labels[(splits == "train") & (labels >= 0)], minlength=len(source.classes)
         )
         mean, std = _moments(staging / "store", len(shards), params.channels, splits == "train")
-        counts = {
-            "train": int((splits == "train").sum()),
-            "test": int(test.sum()),
-            "unlabelled": int(((splits == "train") & (labels < 0)).sum()),
-            "duplicates": ledger.duplicates,
-            "quarantined": ledger.quarantined,
-        }
-        manifest: dict[str, Any] = {
-            "format": FORMAT,
-            "size": params.size,
-            "channels": params.channels,
-            "dtype": "uint8",
-            "count": ledger.kept,
-            "classes": source.classes,
-            "mean": mean,
-            "std": std,
-            "counts": counts,
-            "passed_over": dict(sorted(source.passed_over.items())),
-            "shards": shards,
-            "index": {"name": INDEX, "sha256": file_sha256(staging / "store" / INDEX)},
-        }
+        manifest = _manifest(source, ledger, params, splits, mean, std, shards)
+        manifest["index"] = {"name": INDEX, "sha256": file_sha256(staging / "store" / INDEX)}
         manifest["digest"] = manifest_digest(manifest)
         text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
         (staging / "store" / MANIFEST).write_text(text, encoding="utf-8")
     return PackSummary(
-        **counts,
+        **manifest["counts"],
         reasons=dict(ledger.frequent_reasons()),
         passed_over=manifest["passed_over"],
         spoilt_classes=_spoilt_classes(source.classes, ledger, params.max_quarantined),
@@ -154,6 +135,38 @@ def pack(
         std=std,
         digest=manifest["digest"],
     )
+
+
+def _manifest(
+    source: Source,
+    ledger: Ledger,
+    params: DataParams,
+    splits: np.ndarray,
+    mean: list[float],
+    std: list[float],
+    shards: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """What the store says of itself, without the index's checksum and the digest of it all."""
+    labels = ledger.labels()
+    return {
+        "format": FORMAT,
+        "size": params.size,
+        "channels": params.channels,
+        "dtype": "uint8",
+        "count": ledger.kept,
+        "classes": source.classes,
+        "mean": mean,
+        "std": std,
+        "counts": {
+            "train": int((splits == "train").sum()),
+            "test": int((splits == "test").sum()),
+            "unlabelled": int(((splits == "train") & (labels < 0)).sum()),
+            "duplicates": ledger.duplicates,
+            "quarantined": ledger.quarantined,
+        },
+        "passed_over": dict(sorted(source.passed_over.items())),
+        "shards": shards,
+    }
 
 
 @contextmanager

@@ -28,7 +28,8 @@ def act(
 ) -> dict[str, Any]:
     """Do what `instar promote` was asked for, as plain JSON."""
     from flows.orchestration.approval import resume
-    from tasks.promotion.decisions import decide, promote
+    from tasks.promotion.approval import decide
+    from tasks.promotion.decisions import promote
 
     if to is not None:
         done = promote(root, reference, to, reason, override)

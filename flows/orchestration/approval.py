@@ -39,7 +39,7 @@ def await_decision(home: Path, result: dict[str, Any], seconds: int = WAIT_SECON
     from prefect.input import RunInput
     from prefect.runtime import flow_run
 
-    from tasks.promotion.decisions import decide, note_waiting, verdict_on
+    from tasks.promotion.approval import decide, note_waiting, verdict_on
 
     class Approval(RunInput):
         approve: bool = False
@@ -104,7 +104,7 @@ def _tell(home: Path, result: dict[str, Any]) -> None:
     """Tell the outcome in the run's result, log and page."""
     from prefect import get_run_logger
 
-    from tasks.promotion.decisions import verdict_on
+    from tasks.promotion.approval import verdict_on
 
     verdict = verdict_on(home, reference_of(result))
     result["gate"] = json.loads(json.dumps(dataclasses.asdict(verdict), default=str))

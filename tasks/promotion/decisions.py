@@ -1,8 +1,7 @@
-"""What people do with versions: promote, approve, reject, roll back; and what they ask of them."""
+"""What people do with versions: promote and roll back."""
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,7 +87,7 @@ def promote(
         lost = _lost(client, root, reference) if to == "archived" else None
         if lost is not None:
             return _strike(root, *lost, who, reason)
-        version = _found(client, root, reference)
+        version = found_and_mended(client, root, reference)
         name, number = version.name, str(version.version)
         champion = standing(client, name).get("champion")
         if place_of(client, name, number) == to and (to != "archived" or _archived(version)):
@@ -105,7 +104,7 @@ def promote(
             if not verdict.promoted and not override:
                 faster = _faster(client, version, champion)
                 told = [faster, *verdict.reasons] if faster else verdict.reasons
-                return Decision(name, number, "refused", _stage_of(client, version), told)
+                return Decision(name, number, "refused", stage_of(client, version), told)
             evidence, reasons = promotion_verdict.evidence_of(verdict), verdict.reasons
             if override:
                 evidence["overridden"] = "; ".join(verdict.reasons)
@@ -122,102 +121,6 @@ def promote(
         replaced = champion if to == "champion" and champion != number else None
         waited = version.tags.get(WAITING_RUN) if to == "champion" else None
         return Decision(name, number, "moved", STAGES[to], reasons, replaced, waited)
-
-
-def decide(
-    root: str | Path,
-    reference: str,
-    approve: bool,
-    reason: str,
-    who: str | None = None,
-    tracking_uri: str | None = None,
-) -> Decision:
-    """Approves or rejects a version that passed the gate and waits for a human.
-
-    A rejected one is archived and not promoted by the gate again, until somebody overrides.
-
-    Args:
-        root: The checkout whose promotion log is written.
-        reference: `NAME@VERSION`.
-        approve: Into Production, or into the archive.
-        reason: Why.
-        who: Who decides; git's user if None.
-        tracking_uri: MLflow; see `client.tracking_uri_of`.
-
-    Raises:
-        TaskError: It does not wait, or another version has become champion since.
-    """
-    root = Path(root)
-    uri = tracking_uri or tracking_client.tracking_uri_of(root)
-    who = who or transitions.person(root)
-    with (
-        transitions.one_at_a_time(root, f"a decision on {reference}"),
-        tracking_client.explained(uri) as client,
-    ):
-        version = _found(client, root, reference)
-        name, number = version.name, str(version.version)
-        verdict = promotion_verdict.recorded(root, version)
-        if verdict is None or verdict.outcome != "waiting":
-            raise TaskError(
-                f"version {number} of {name} does not wait for anybody: it stands in "
-                f"{_stage_of(client, version)}, and the gate says {_gate(version)} "
-                f"(`instar models {name}`)."
-            )
-        flow_run = version.tags.get(WAITING_RUN)
-        said = f"{'approved' if approve else 'rejected'} by {who}: {reason}"
-        verdict = dataclasses.replace(verdict, reasons=[*verdict.reasons, said], place="archived")
-        tags = {WAITING_RUN: ""}
-        if approve:
-            _require_same_champion(client, verdict)
-            verdict = dataclasses.replace(verdict, outcome="promoted", place="champion")
-        else:
-            verdict = dataclasses.replace(verdict, outcome="refused")
-            tags[promotion_log.REJECTED] = f"{who}: {reason}"
-        to: Place = "champion" if approve else "archived"
-        evidence = promotion_verdict.evidence_of(verdict)
-        over = verdict.champion if approve else transitions.WHOEVER
-        tags |= promotion_verdict.tags_of(verdict)
-        transitions.move(
-            Move(name, number, to, who, reason, evidence, tags=tags), root, uri, over=over
-        )
-        promotion_verdict.write(root, verdict)
-    outcome = "moved" if approve else "rejected"
-    gone = verdict.champion if approve else None
-    return Decision(name, number, outcome, STAGES[to], verdict.reasons, gone, flow_run)
-
-
-def note_waiting(
-    root: str | Path, reference: str, flow_run: str, tracking_uri: str | None = None
-) -> bool:
-    """Notes on a version which flow run waits for the decision on it; False if that has fallen."""
-    root = Path(root)
-    uri = tracking_uri or tracking_client.tracking_uri_of(root)
-    with (
-        transitions.one_at_a_time(root, f"a note on {reference}"),
-        tracking_client.explained(uri) as client,
-    ):
-        version = find_version(client, reference)
-        if version.tags.get(registry_tags.GATE) != "waiting":
-            return False
-        client.set_model_version_tag(version.name, version.version, WAITING_RUN, flow_run)
-    return True
-
-
-def verdict_on(
-    root: str | Path, reference: str, tracking_uri: str | None = None
-) -> promotion_verdict.Verdict:
-    """The last verdict on a version, with where it stands now.
-
-    Raises:
-        TaskError: There is no such version, or nobody judged it.
-    """
-    with tracking_client.explained(tracking_uri or tracking_client.tracking_uri_of(root)) as client:
-        version = find_version(client, reference)
-        found = promotion_verdict.recorded(root, version)
-        if found is None:
-            raise TaskError(f"{reference} was never judged: `instar run` judges.")
-        place = place_of(client, version.name, str(version.version))
-        return dataclasses.replace(found, place=place)
 
 
 def rollback(
@@ -266,7 +169,8 @@ def _place(stage: str) -> Place:
     return places[stage.lower()]
 
 
-def _found(client: MlflowClient, root: Path, reference: str) -> ModelVersion:
+def found_and_mended(client: MlflowClient, root: Path, reference: str) -> ModelVersion:
+    """The version, after a move that broke off was completed."""
     version = find_version(client, reference)
     mend(client, version.name, root)
     return find_version(client, f"{version.name}@{version.version}")
@@ -313,22 +217,11 @@ def _verdict(
 def _faster(client: MlflowClient, version: ModelVersion, champion: str | None) -> str | None:
     """Who was promoted since the version passed the gate against another champion."""
     before = version.tags.get("gate_champion")
-    if champion is None or _gate(version) != "promoted" or before == champion:
+    if champion is None or gate_of(version) != "promoted" or before == champion:
         return None
     tags = client.get_model_version(version.name, champion).tags
     by = f", promoted by {tags['moved_by']} at {tags['moved_at']}" if "moved_by" in tags else ""
     return f"version {champion} has become champion since its last verdict{by}"
-
-
-def _require_same_champion(client: MlflowClient, verdict: promotion_verdict.Verdict) -> None:
-    champion = standing(client, verdict.name).get("champion")
-    if champion != verdict.champion:
-        raise TaskError(
-            f"version {verdict.version} passed against version {verdict.champion}, but the "
-            f"champion is {f'version {champion}' if champion else 'gone'} now: let the gate judge "
-            f"anew with `instar run`, or `instar promote {verdict.name}@{verdict.version} --to "
-            "Production --override --reason …`."
-        )
 
 
 def _lost(client: MlflowClient, root: Path, reference: str) -> tuple[str, str, str] | None:
@@ -375,9 +268,11 @@ def _archived(version: ModelVersion) -> bool:
     return bool(version.current_stage == STAGES["archived"])
 
 
-def _stage_of(client: MlflowClient, version: ModelVersion) -> str:
+def stage_of(client: MlflowClient, version: ModelVersion) -> str:
+    """Its stage now."""
     return str(client.get_model_version(version.name, str(version.version)).current_stage)
 
 
-def _gate(version: ModelVersion) -> str:
+def gate_of(version: ModelVersion) -> str:
+    """What the gate said of it."""
     return version.tags.get(registry_tags.GATE, "nothing yet")

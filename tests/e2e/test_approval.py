@@ -27,7 +27,7 @@ def test_a_paused_run_is_decided_from_the_form_the_command_and_by_nobody(root, m
         server.wait()
         from flows.commands.promote import act
         from flows.orchestration import approval
-        from tasks.promotion.decisions import verdict_on
+        from tasks.promotion.approval import verdict_on
         from tasks.registry.promotion_log import promotions
 
         monkeypatch.setattr(approval, "_POLL_SECONDS", 1)

@@ -7,7 +7,8 @@ import pytest
 from tasks.errors import TaskError
 from tasks.evaluation.confidence_intervals import Interval
 from tasks.promotion import verdict as promotion_verdict
-from tasks.promotion.decisions import decide, note_waiting, promote, rollback, verdict_on
+from tasks.promotion.approval import decide, note_waiting, verdict_on
+from tasks.promotion.decisions import promote, rollback
 from tasks.promotion.gate import judge
 from tasks.promotion.history import history, versions
 from tasks.promotion.verdict import tags_of
