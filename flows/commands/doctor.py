@@ -10,7 +10,8 @@ from typing import Any
 from rich.console import Console
 
 from flows.orchestration.servers import prefect_environment, running_server, trouble_at
-from tasks.operations.health_checks import Check, check_all
+from tasks.operations.check import Check
+from tasks.operations.health_checks import check_all
 from tasks.operations.unfinished_runs import leftovers
 from tasks.system.proxies import by_proxy
 from tasks.system.redaction import shown

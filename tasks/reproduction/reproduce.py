@@ -11,13 +11,14 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from tasks.errors import TaskError
 from tasks.execution.stage_runner import log_of, run_stage, started
 from tasks.registry.lineage import git_tag, stage_runs
 from tasks.registry.tags import WEIGHTS
 from tasks.reproduction.clone import private_clone
+from tasks.reproduction.refusals import no_tag, why_not_pulled
 from tasks.reproduction.result import (
     ROUNDING,
     Difference,
@@ -29,12 +30,11 @@ from tasks.reproduction.result import (
 from tasks.settings.data_path import BUILT_IN
 from tasks.settings.project_files import read_lock, read_yaml
 from tasks.system.hashing import hash_file
-from tasks.system.redaction import shown
 from tasks.system.unattended import git
 from tasks.tracking.client import explained, tracking_uri_of
 from tasks.tracking.metrics import numbers
 from tasks.tracking.model_versions import find_version
-from tasks.versioning.dvc import dvc_complaint, run_dvc
+from tasks.versioning.dvc import run_dvc
 from tasks.versioning.dvc_cache import cache_folder, files_of
 from tasks.versioning.stage_key import made_by_stages
 
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 # The cheapest start that makes the weights anew: from `evaluate` on only the numbers would be.
 DEFAULT_START = "finetune"
 _LOGS = Path(".instar") / "logs" / "reproduce"
-_LACKING = re.compile(r"Checkout failed for following targets:\n(.+?)\nIs your cache", re.DOTALL)
 _OUR_MODULE = re.compile(r"No module named '((?:flows|tasks|models|data)[.\w]*)'")
 
 Tell = Callable[[str], None]
@@ -81,7 +80,7 @@ def reproduce(
         known = {
             stage: dict(run.data.metrics) for stage, run in stage_runs(client, version).items()
         }
-    tag = git_tag(root, version) or _no_tag(root, version)
+    tag = git_tag(root, version) or no_tag(root, version)
     keep = keep.resolve() if keep else None
     with private_clone(root, tag, keep) as place:
         trial = _Trial(place, root, tag, version, known, start or DEFAULT_START, tell)
@@ -195,7 +194,7 @@ class _Trial:
     def _pull(self, targets: list[str]) -> None:
         answer = run_dvc(["pull", *targets], self.place)
         if answer.returncode != 0:
-            raise TaskError(_why_not_pulled(answer.stdout, self.tag))
+            raise TaskError(why_not_pulled(answer.stdout, self.tag))
 
     def _compute(self, stage: str) -> float:
         def watch(line: str) -> None:
@@ -318,40 +317,3 @@ def _here() -> dict[str, str]:
     from tasks.stages.hardware import machine
 
     return machine(torch.device("cpu"))
-
-
-def _no_tag(root: Path, version: ModelVersion) -> NoReturn:
-    commit = version.tags.get("git_commit", "")
-    which = f"{version.name} version {version.version}"
-    tag = f"instar/{version.name}/v{version.version}"
-    if not commit:
-        raise TaskError(
-            f"{which} names no git commit, so it was not registered by Instar: nothing tells what "
-            "made it."
-        )
-    if git(root, "rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}", check=False):
-        raise TaskError(
-            f"no git tag {tag} names the commit of {which}: `git fetch --tags`, or "
-            f"`git tag {tag} {commit[:12]}`."
-        )
-    raise TaskError(
-        f"{which} was made in another repository, or in a clone that never pushed its tags: this "
-        f"one has no commit {commit[:12]}. There `git push origin {tag}`, here `git fetch --tags`; "
-        "or type this in that repository."
-    )
-
-
-def _why_not_pulled(said: str, tag: str) -> str:
-    unreachable = re.search(r"^ERROR: (failed to connect .*)$", said, re.MULTILINE)
-    lacking = _LACKING.search(said)
-    if lacking and not unreachable:
-        names = ", ".join(sorted(lacking[1].split("\n")))
-        return (
-            f"the DVC remote lacks what {tag} needs, or holds it damaged: {names}. "
-            "`dvc push --all-tags` in the checkout that has it, or compute it too: `--full`."
-        )
-    told = unreachable[1] if unreachable else dvc_complaint(said)
-    return (
-        f"the DVC remote does not give what {tag} needs: {shown(told)}. See that it is up and its "
-        "keys are right (`instar doctor` tells), then try again."
-    )

@@ -6,9 +6,8 @@ pretrained one of draw 0, which was decided before.
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -35,6 +34,7 @@ from tasks.errors import TaskError
 from tasks.evaluation import confidence_intervals
 from tasks.evaluation import metrics as evaluation_metrics
 from tasks.evaluation.confidence_intervals import Measured
+from tasks.evaluation.result_files import DIGITS, rounded, write_csv, write_json
 from tasks.evaluation.test_set import TestSet, chunks, encode
 from tasks.layout import ARTIFACTS
 from tasks.reporting.content import Findings, collect
@@ -43,9 +43,6 @@ from tasks.settings.schema import EvaluateParams
 from tasks.stages.context import stage
 
 Progress = Callable[[str, int, int], None]
-
-# Decimals in JSON and CSV: enough for any use, and no noise of the last bits.
-DIGITS = 6
 
 
 def evaluate(
@@ -82,15 +79,15 @@ def evaluate(
 
     _write_predictions(out / "predictions.parquet", test, shown, predicted)
     _write_plots(out / "plots", store.classes, test, predicted, calibration)
-    _write_json(out / "metrics.json", metrics)
-    _write_json(out / "scores.json", _scores(metrics))
+    write_json(out / "metrics.json", metrics)
+    write_json(out / "scores.json", _scores(metrics))
     progress("report", 0, 1)
     findings = Findings(
         store, learned, pretraining, encoder, test, predicted, shown, calibration, metrics
     )
     content, pictures = collect(findings, params, artifacts)
-    content = _rounded(content)
-    _write_json(out / "report.json", content)
+    content = rounded(content)
+    write_json(out / "report.json", content)
     (out / "report.html").write_text(render(content, pictures), encoding="utf-8")
     progress("report", 1, 1)
     return metrics
@@ -198,7 +195,7 @@ def _metrics(
         "test_images": len(test.rows),
         "test_digest": test.digest,
     }
-    return _rounded(metrics)
+    return rounded(metrics)
 
 
 def _abstention(
@@ -208,7 +205,7 @@ def _abstention(
     if found is None:
         return None
     kept = evaluation_metrics.answers(shown, test.labels, found["threshold"])
-    return _rounded({**found, "answered": kept.coverage, "accuracy": kept.accuracy})
+    return rounded({**found, "answered": kept.coverage, "accuracy": kept.accuracy})
 
 
 def _scores(metrics: dict[str, Any]) -> dict[str, Any]:
@@ -280,18 +277,18 @@ def _write_plots(
     """The tables behind `dvc plots`."""
     folder.mkdir()
     pairs = zip(test.labels, predicted["pretrained", 0], strict=True)
-    _write_csv(
+    write_csv(
         folder / "confusion.csv",
         ("actual", "predicted"),
         ((classes[a], classes[p]) for a, p in pairs),
     )
     bins = zip(calibration.confidence, calibration.accuracy, calibration.count, strict=True)
-    _write_csv(
+    write_csv(
         folder / "reliability.csv",
         ("confidence", "accuracy", "count"),
         ((round(c, DIGITS), round(a, DIGITS), n) for c, a, n in bins),
     )
-    _write_csv(
+    write_csv(
         folder / "accuracy.csv",
         ("arm", "draw", "accuracy"),
         (
@@ -299,18 +296,6 @@ def _write_plots(
             for (arm, draw), p in predicted.items()
         ),
     )
-
-
-def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
-
-
-def _write_json(path: Path, content: Any) -> None:
-    text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -321,17 +306,6 @@ def _present(path: Path) -> Path:
     if not path.is_file():
         raise TaskError(f"{path} is missing; run `dvc repro`, which makes what evaluate needs.")
     return path
-
-
-def _rounded(content: Any) -> Any:
-    """The same with every float rounded."""
-    if isinstance(content, float):
-        return round(content, DIGITS)
-    if isinstance(content, dict):
-        return {key: _rounded(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_rounded(value) for value in content]
-    return content
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import pytest
 
 from tasks.errors import TaskError
 from tasks.execution.stage_runner import run_stage
-from tasks.operations.health_checks import check_remote
+from tasks.operations.server_checks import check_remote
 from tasks.versioning import dvc_remote
 from tasks.versioning.dvc import dvc_command, dvc_environment, run_dvc
 from tasks.versioning.dvc_remote import fetch, push

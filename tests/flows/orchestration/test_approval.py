@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from flows.orchestration.approval import await_decision
-from tasks.promotion import decisions
+from tasks.promotion import approval
 from tasks.promotion import verdict as promotion_verdict
 
 
@@ -21,9 +21,9 @@ def test_a_run_that_nobody_resumed_tells_the_decision_that_was_made_meanwhile(
 
     monkeypatch.setattr(prefect, "pause_flow_run", nobody_resumes)
     monkeypatch.setattr(prefect, "get_run_logger", logging.getLogger)
-    monkeypatch.setattr(decisions, "note_waiting", lambda *_: True)
+    monkeypatch.setattr(approval, "note_waiting", lambda *_: True)
     verdict = promotion_verdict.Verdict("tiny", "2", "1", outcome, ["pass: better"])
-    monkeypatch.setattr(decisions, "verdict_on", lambda *_: verdict)
+    monkeypatch.setattr(approval, "verdict_on", lambda *_: verdict)
     shown = []
     monkeypatch.setattr("flows.orchestration.approval.show_verdict", shown.append)
     (tmp_path / ".instar" / "locks").mkdir(parents=True)

@@ -10,7 +10,8 @@ import pytest
 
 from flows.orchestration.servers import PrefectServer, prefect_environment
 from tasks.errors import TaskError
-from tasks.operations.health_checks import check_mlflow, check_proxy
+from tasks.operations.health_checks import check_proxy
+from tasks.operations.server_checks import check_mlflow
 from tasks.system import proxies
 from tasks.system.proxies import keep_loopback_direct, open_url, require_certificates
 from tests.tasks.conftest import PARAMS

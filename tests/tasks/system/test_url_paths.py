@@ -9,7 +9,8 @@ import pytest
 from tasks.errors import TaskError
 from tasks.execution.stage_runner import run_stage
 from tasks.execution.workspace import isolated
-from tasks.operations.health_checks import check_disk, check_mlflow
+from tasks.operations.health_checks import check_disk
+from tasks.operations.server_checks import check_mlflow
 from tasks.reproduction.clone import private_clone
 from tasks.system.url_paths import require_place
 from tasks.tracking.client import connect, tracking_uri_of
