@@ -30,7 +30,7 @@ test: setup  ## all tests, the ones with real servers included
 test-fast: setup  ## the quick ones: all but real servers and whole runs
 	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not slow"
 
-test-faults: setup  ## the long trials of docs/reliability.md: kill it, unplug it, run it twice
+test-faults: setup  ## the long trials of docs/concepts/reliability.md: kill it, unplug it, run it twice
 	@$(BIN)/python -m pytest -m faults
 
 lint: setup  ## format, lint, types, and which room may import from which
@@ -47,14 +47,15 @@ setup: .venv/.ready  ## the virtual environment, from requirements.lock
 lock: setup  ## pin the dependencies of pyproject.toml anew
 	@$(BIN)/uv pip compile --universal --python-version 3.11 --no-emit-index-url --no-header --no-annotate --extra dev pyproject.toml -o requirements.lock
 
-bench: setup  ## the figures of docs/benchmarks.md (quiet machine, minutes)
+bench: setup  ## the figures of docs/reference/benchmarks.md (quiet machine, minutes)
 	@$(BIN)/python -m benchmarks.throughput && $(BIN)/python -m benchmarks.prepare
 
-bench-methods: setup  ## the table of docs/methods.md (hours; nothing beside it) [DATA_PATH=copy of CIFAR-10.npz]
+bench-methods: setup  ## the table of docs/reference/methods.md (hours; nothing beside it) [DATA_PATH=copy of CIFAR-10.npz]
 	@$(BIN)/python -m benchmarks.methods --data fashion-mnist --data cifar10$(if $(DATA_PATH),=$(DATA_PATH))
 
-docs: setup  ## docs/params.md from the schema
-	@$(BIN)/instar params > docs/params.md
+docs: setup  ## docs/reference: settings from the schema, commands from their help
+	@$(BIN)/instar params > docs/reference/params.md
+	@$(BIN)/typer flows.cli.main utils docs --name instar --title "Commands" --output docs/reference/cli.md
 
 clean:  ## remove what runs leave behind; keeps .venv and raw data
 	@rm -rf artifacts .instar mlruns mlartifacts mlflow.db* dvc.lock .dvc/cache .dvc/tmp

@@ -106,7 +106,7 @@ def check(as_json: JsonFlag = False) -> None:
     print("Next: instar run")
 
 
-@app.command(epilog="Example:  instar params > docs/params.md")
+@app.command(epilog="Example:  instar params > docs/reference/params.md")
 def params() -> None:
     """Print the reference of all settings (Markdown)."""
     from tasks.settings.reference import reference

@@ -1,7 +1,7 @@
 """Self-supervised methods by name; importing this package does not import torch.
 
 A method is a module with an `encoder`, trained in place; `models.methods.base` says what it
-takes and gives, docs/add-a-method.md how to add one.
+takes and gives, docs/guides/add-a-method.md how to add one.
 """
 
 from contextlib import nullcontext

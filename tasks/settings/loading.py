@@ -48,9 +48,9 @@ def _explain(problem: Any) -> str:
             hint = f"valid here: {', '.join(valid)}"
         return f"unknown key {dotted}; {hint}"
     if problem["type"] == "missing":
-        return f"{dotted} is missing; add it (see docs/params.md)"
+        return f"{dotted} is missing; add it (see docs/reference/params.md)"
     if problem["type"] in {"union_tag_invalid", "union_tag_not_found"}:
-        tags = problem["ctx"].get("expected_tags") or "see docs/params.md"
+        tags = problem["ctx"].get("expected_tags") or "see docs/reference/params.md"
         given = problem["ctx"].get("tag", "nothing")
         return f"{dotted}.name = {given}: allowed are {tags}"
     message = problem["msg"].removeprefix("Value error, ")

@@ -11,7 +11,7 @@ from tasks.settings.schema import ControlParams, Params, models_in, tag_of
 
 
 def reference() -> str:
-    """The Markdown of docs/params.md, made from the schema."""
+    """The Markdown of docs/reference/params.md, made from the schema."""
     lines = ["# Settings", "", "Made from the schema by `instar params`; do not edit by hand.", ""]
     for name, info in Params.model_fields.items():
         model = models_in(info.annotation)[0]

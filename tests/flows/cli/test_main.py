@@ -177,3 +177,15 @@ def test_errors_of_all_rooms_are_explained(monkeypatch, capfd):
         monkeypatch.setattr(main, "app", fail)
         assert exit_status(monkeypatch) == 1
         assert capfd.readouterr().err == "error: what is wrong; what to do.\n"
+
+
+def test_the_page_of_commands_is_that_of_their_help(tmp_path):
+    page = tmp_path / "cli.md"
+    typer = [sys.executable, "-m", "typer", "flows.cli.main", "utils", "docs"]
+    subprocess.run(
+        [*typer, "--name", "instar", "--title", "Commands", "--output", str(page)],
+        cwd=HERE,
+        check=True,
+        capture_output=True,
+    )
+    assert page.read_text() == (HERE / "docs" / "reference" / "cli.md").read_text()

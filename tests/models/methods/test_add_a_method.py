@@ -1,4 +1,4 @@
-"""The recipe of docs/add-a-method.md, followed to the letter."""
+"""The recipe of docs/guides/add-a-method.md, followed to the letter."""
 
 import os
 import re
@@ -11,7 +11,7 @@ HERE = Path(__file__).resolve().parents[3]
 
 
 def test_method_added_by_the_recipe_keeps_the_contract(tmp_path):
-    text = (HERE / "docs" / "add-a-method.md").read_text()
+    text = (HERE / "docs" / "guides" / "add-a-method.md").read_text()
     method, settings, line = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     for room in ("models", "data", "tests/models"):
         shutil.copytree(HERE / room, tmp_path / room, ignore=shutil.ignore_patterns("raw"))

@@ -161,7 +161,7 @@ def test_method_is_switched_by_its_name_alone_and_what_that_drops_is_said(projec
     if name != before["name"]:
         expected = {f"pretrain.method.{k}: {v} → unset" for k, v in before.items() if k != "name"}
         assert set(changes) == {*expected, f"pretrain.method.name: simclr → {name}"}
-    assert "docs/methods.md" in text(project)
+    assert "docs/reference/methods.md" in text(project)
 
 
 def test_methods_are_compared_by_their_names_alone(project):

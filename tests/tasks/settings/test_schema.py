@@ -142,7 +142,7 @@ def test_missing_file_says_where_to_stand(tmp_path):
 
 def test_reference_is_the_one_in_docs_and_describes_every_key():
     text = reference()
-    assert text == (ROOT / "docs" / "params.md").read_text()
+    assert text == (ROOT / "docs" / "reference" / "params.md").read_text()
     undescribed = [line for line in text.splitlines() if line.endswith("|  |")]
     assert not undescribed
 
