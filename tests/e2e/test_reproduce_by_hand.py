@@ -1,4 +1,4 @@
-"""A registered version made again by `instar reproduce`, and by hand as docs/guides/reproduce.md says."""
+"""A version made again by `instar reproduce`, and by hand as docs/guides/reproduce.md says."""
 
 import json
 from pathlib import Path
