@@ -61,7 +61,7 @@ def explain(error: BaseException, places: Sequence[Path] = ()) -> str | None:
     if number == errno.EROFS:
         return f"the file system is read-only{where}: mount it for writing and run again."
     if number in (errno.EACCES, errno.EPERM):
-        return f"permission denied{where}: mend its owner or mode and run again."
+        return f"permission denied{where}: fix its owner or mode and run again."
     return None
 
 

@@ -218,9 +218,9 @@ def _require_few_quarantined(
         where = f"; {table} names each with its reason"
     if ledger.kept:
         excess = f"more than data.max_quarantined ({allowed:.4g}) allows"
-        remedy = "mend or remove them, or raise data.max_quarantined"
+        remedy = "fix or remove them, or raise data.max_quarantined"
     else:
-        excess, remedy = "none is left", "mend them"
+        excess, remedy = "none is left", "fix them"
     raise DataError(
         f"{ledger.quarantined} of {total} images ({100 * share:.3g}%) cannot be used, {excess}: "
         f"{_reasons_told(ledger)}{where}; {remedy}, and run again."

@@ -28,8 +28,8 @@ def open_container(path: Path) -> Container:
     if zipfile.is_zipfile(path):
         return Zip(path)
     raise DataError(
-        f"data.path: {path} is no folder, .zip or uncompressed .tar; unpack it, or pack the images "
-        "again without compression (they are compressed already)."
+        f"data.path: {path} is not a folder, .zip or uncompressed .tar; unpack it, or pack the "
+        "images again without compression (they are compressed already)."
     )
 
 
@@ -41,10 +41,10 @@ def require_file(path: Path) -> None:
     """
     if not path.exists():
         raise DataError(
-            f"data.path: there is no {path}; put your images there or correct the path."
+            f"data.path: {path} does not exist; put your images there or correct the path."
         )
     if not path.is_file():
-        raise DataError(f"data.path: {path} is no file and no folder; correct the path.")
+        raise DataError(f"data.path: {path} is neither a file nor a folder; correct the path.")
     try:
         path.open("rb").close()
     except OSError as error:

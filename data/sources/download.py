@@ -28,7 +28,7 @@ def pinned_checksums(path: Path) -> dict[str, str]:
         return {name.lstrip("*"): digest for digest, name in pairs}
     except FileNotFoundError:
         raise DataError(
-            f"data.path: there is no {path}; a built-in set is named by its tracked file of "
+            f"data.path: {path} does not exist; a built-in set is named by its tracked file of "
             "checksums, e.g. data/pinned/fashion-mnist.sha256."
         ) from None
     except ValueError:

@@ -73,7 +73,7 @@ def images_unless_folder(name: str) -> int | None:
 def unreadable(path: Path, error: OSError) -> DataError:
     """The error for a folder or file that the system does not let us read."""
     return DataError(
-        f"data.path: {escaped(str(path))} cannot be read ({error.strerror}); mend its owner or "
+        f"data.path: {escaped(str(path))} cannot be read ({error.strerror}); fix its owner or "
         "mode, or move it away."
     )
 

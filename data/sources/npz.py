@@ -47,7 +47,7 @@ class Npz:
             self._zip = zipfile.ZipFile(self._path)
         # By what is damaged: BadZipFile, ValueError, NotImplementedError, struct.error and more.
         except Exception as error:
-            raise DataError(f"data.path: {self._path} is no .npz ({error}).") from None
+            raise DataError(f"data.path: {self._path} is not an .npz ({error}).") from None
         members = {name.removesuffix(".npy") for name in self._zip.namelist()}
         self._require_pairs(members)
         self._splits = _splits_of(members)
@@ -177,7 +177,7 @@ class Npz:
             # Python makes strings of them unseen, and fails when one is used.
             points = np.frombuffer(names.tobytes(), names.dtype.byteorder + "u4")
             if (points > sys.maxunicode).any():
-                raise DataError(f"{self._path}: {key} holds what is no text; save it again.")
+                raise DataError(f"{self._path}: {key} holds what is not text; save it again.")
         return [_text(name) for name in names.tolist()]
 
     def _count(self, key: str) -> int:

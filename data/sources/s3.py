@@ -49,7 +49,9 @@ class Bucket:
                 self._store.ls(self._prefix.partition("/")[0])
         except FileNotFoundError:
             bucket = self._prefix.partition("/")[0]
-            raise DataError(f"--input: there is no bucket {bucket}; correct the address.") from None
+            raise DataError(
+                f"--input: bucket {bucket} does not exist; correct the address."
+            ) from None
         except Exception as error:
             raise self._unanswered(error) from None
 

@@ -60,7 +60,7 @@ class PackedStore:
         try:
             manifest = json.loads((path / MANIFEST).read_text())
         except FileNotFoundError:
-            raise DataError(f"there is no packed store in {path}; run the stage prepare.") from None
+            raise DataError(f"{path} holds no packed store; run the stage prepare.") from None
         except ValueError:
             raise DataError(f"{path / MANIFEST} is damaged; run the stage prepare again.") from None
         if manifest.get("format") != FORMAT:

@@ -159,7 +159,7 @@ def ui(
 def doctor(as_json: JsonFlag = False) -> None:
     """Check the installation, the servers and what runs left.
 
-    Exit status 1 if something is wrong; each line says how to mend it.
+    Exit status 1 if something is wrong; each line says how to fix it.
     """
     from flows.commands.doctor import examine, show
 

@@ -174,7 +174,7 @@ def reproduce(
             Path.cwd(), version, "prepare" if full else start, keep, record, quiet=as_json
         )
     except KeyboardInterrupt:
-        say_interrupted("Nothing is recorded; the same command begins anew.")
+        say_interrupted("Nothing is recorded; the same command starts again.")
     put_out(result, as_json, show)
     if result["verdict"] == "differs":
         raise typer.Exit(1)

@@ -66,4 +66,4 @@ def _check_prefect(root: Path) -> tuple[Check, list[str]]:
         return Check("Prefect", True, f"answers at {url}"), mark_dead_runs(root)
     except Exception as error:
         remedy = "correct PREFECT_API_KEY or PREFECT_API_URL"
-        return Check("Prefect", False, f"refuses to tell of runs at {url} ({error})", remedy), []
+        return Check("Prefect", False, f"does not list runs at {url} ({error})", remedy), []

@@ -28,7 +28,7 @@ def predict_all(
         TaskError: The version is not to be had, or the output cannot be written there or so.
     """
     if not output.parent.is_dir():
-        raise TaskError(f"--output: there is no folder {output.parent}; make it first.")
+        raise TaskError(f"--output: the folder {output.parent} does not exist; make it first.")
     if output.is_dir():
         raise TaskError(f"--output: {output} is a folder; name a file in it.")
     require_ending(output)

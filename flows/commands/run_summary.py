@@ -58,7 +58,7 @@ def verdict_in_words(metrics: dict[str, Any]) -> str:
     if gain["low"] is None:
         return (
             f"Whether pretraining wins is open: {100 * gain['mean']:+.1f} points "
-            f"({NO_INTERVAL}); raise finetune.draws to tell."
+            f"({NO_INTERVAL}); raise finetune.draws to find out."
         )
     mean, low, high = (100 * gain[key] for key in ("mean", "low", "high"))
     interval = f"95% interval {low:+.1f} to {high:+.1f} over {label_draws.repetitions(metrics)}"
@@ -92,7 +92,7 @@ def next_commands(result: dict[str, Any]) -> list[tuple[str, str]]:
     metrics = result["metrics"]
     more = 5 * metrics["label_fraction"]
     if metrics["gain"]["low"] is None:
-        commands.append(("instar run -S finetune.draws=5", "tell a gain from the luck of a draw"))
+        commands.append(("instar run -S finetune.draws=5", "see whether a gain is more than luck"))
     elif more <= 1 and not label_draws.same_labels(metrics):
         setting = f"finetune.label_fraction={more:.3g}"
         commands.append((f"instar run -S {setting}", "more labels; only what depends on it runs"))

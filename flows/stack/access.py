@@ -116,7 +116,7 @@ def open_access(folder: Path, reserved: ExitStack) -> Access:
     except (ValueError, AttributeError):
         raise TaskError(
             f"{kept} is broken, and with it the way into the stack's databases: restore it, or "
-            f"remove {folder} to begin anew."
+            f"remove {folder} to start over."
         ) from None
     # Hexadecimal: no shell, URL or configuration file has to quote it.
     passwords = {name: value or secrets.token_hex(20) for name, value in passwords.items()}

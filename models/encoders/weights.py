@@ -62,7 +62,7 @@ _REMEDY = "it was written by a model with other settings: use those, or train ag
 
 def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
-        raise ModelError(f"there is no weights file {path}; run the stage that writes it")
+        raise ModelError(f"the weights file {path} does not exist; run the stage that writes it")
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

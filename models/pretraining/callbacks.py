@@ -79,7 +79,7 @@ class CollapseMonitor(Callback):
         for name, values in {**pl_module.state_dict(), "features": features}.items():
             if not values.isfinite().all():
                 raise UnhealthyError(
-                    f"pretraining diverged: after epoch {epoch} {name} holds what is no number; "
+                    f"pretraining diverged: after epoch {epoch} {name} holds what is not a number; "
                     f"{_REMEDY}"
                 )
         self._judge(pl_module, epoch, features, "rankme", "feature_std", self.min_rank)

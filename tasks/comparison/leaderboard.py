@@ -114,7 +114,7 @@ def _lead(score: str, best: Standing, others: Sequence[Standing]) -> str:
         return f"First is {score}; it cannot be held against {second.name}, as {why}."
     ahead = f"{100 * behind.mean:+.2f} points against {second.name}"
     if behind.low is None or behind.high is None:
-        return f"First is {score}, {ahead}; one seed and draw cannot tell: raise --seeds."
+        return f"First is {score}, {ahead}; one seed and draw are not enough to say: raise --seeds."
     interval = (
         f"95% interval {100 * behind.low:+.2f} to {100 * behind.high:+.2f} over "
         f"{_over(second, behind)}"

@@ -254,7 +254,7 @@ class Retraining:
             raise TaskError(
                 f"not registered: {', '.join(sorted(changed))} changed after it had been used, so "
                 "no commit would hold what made the model: `instar run` again (what did not "
-                "change is not computed anew)."
+                "change is not computed again)."
             )
 
     def _unreachable(self) -> str:

@@ -56,7 +56,8 @@ def list_data(root: Path, path: str) -> Listing:
     place = root / path
     if not place.exists():
         raise TaskError(
-            f"data.path: there is no {path} to watch; put your images there or correct the path."
+            f"data.path: {path} does not exist, so it cannot be watched; put your images there or "
+            "correct the path."
         )
     require_hashable(place)
     memory, fresh = _recall(root, path), {}

@@ -19,7 +19,7 @@ def sentence(report: Report) -> str:
     if report.new is None:
         return (
             f"{where}: changed since {report.since}; what that run read is no longer in DVC's "
-            "cache, so which items cannot be told"
+            "cache, so which items is unknown"
         )
     counts = ", ".join(f"{items.count:,} {kind}" for kind, items in kinds(report).items())
     return f"{where}: changed since {report.since}: {counts}"

@@ -86,7 +86,7 @@ def check_disk(root: Path) -> Check:
     require_place(root)
     free = shutil.disk_usage(root).free / 1e9
     if not os.access(root, os.W_OK):
-        return Check("disk", False, f"{root} is read-only", "mend its owner or mode")
+        return Check("disk", False, f"{root} is read-only", "fix its owner or mode")
     remedy = None
     if free < LEAST_FREE_GB:
         remedy = "free some: `dvc gc --all-branches --all-tags` drops what no run branch or tag has"

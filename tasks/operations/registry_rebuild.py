@@ -59,8 +59,8 @@ def rebuild_versions(root: str | Path, tracking_uri: str | None = None) -> list[
             made = remake(place, made_by[commit], uri)
         if made != str(number):
             raise TaskError(
-                f"version {number} of {name} was made anew as version {made}, since MLflow goes on "
-                "counting from versions it had: delete it there; the others were left alone."
+                f"version {number} of {name} was made again as version {made}, since MLflow goes "
+                "on counting from versions it had: delete it there; the others were left alone."
             )
         rebuilt.append(made)
     if rebuilt or there:

@@ -130,7 +130,7 @@ def _folder(name: str, folder: Path) -> Check:
     if not folder.exists():
         return Check(name, True, f"{folder} is made by the first push")
     if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-        return Check(name, False, f"no permission for {folder}", "mend its owner or mode")
+        return Check(name, False, f"no permission for {folder}", "fix its owner or mode")
     return Check(name, True, f"folder {folder}")
 
 

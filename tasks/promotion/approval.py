@@ -122,6 +122,6 @@ def _require_same_champion(client: MlflowClient, verdict: promotion_verdict.Verd
         raise TaskError(
             f"version {verdict.version} passed against version {verdict.champion}, but the "
             f"champion is {f'version {champion}' if champion else 'gone'} now: let the gate judge "
-            f"anew with `instar run`, or `instar promote {verdict.name}@{verdict.version} --to "
+            f"again with `instar run`, or `instar promote {verdict.name}@{verdict.version} --to "
             "Production --override --reason …`."
         )

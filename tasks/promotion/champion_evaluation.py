@@ -202,7 +202,7 @@ def best_classes(answers: pd.DataFrame, version: str) -> list[str]:
         return [str(name) for name in answers["label"]]
     raise TaskError(
         f"champion version {version} answers without the column guess or prob_<class>, and its "
-        "label is null where it abstains, so nobody can tell what it takes these images for: "
+        "label is null where it abstains, so what it takes these images for is unknown: "
         "archive it, or promote the challenger with --override --reason …."
     )
 

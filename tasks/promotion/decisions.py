@@ -165,7 +165,7 @@ def rollback(
 def _place(stage: str) -> Place:
     places = {in_words.lower(): place for place, in_words in STAGES.items()}
     if stage.lower() not in places:
-        raise TaskError(f"{stage!r} is no stage: it is {', '.join(STAGES.values())}.")
+        raise TaskError(f"{stage!r} is not a stage: it is {', '.join(STAGES.values())}.")
     return places[stage.lower()]
 
 

@@ -153,7 +153,7 @@ def _window(at: str) -> tuple[str, str]:
             begin = end = (given if given.tzinfo else given.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError):
         raise TaskError(
-            f"{at!r} is no date: write 2026-01-31, or 2026-01-31T13:00:00 (UTC)."
+            f"{at!r} is not a date: write 2026-01-31, or 2026-01-31T13:00:00 (UTC)."
         ) from None
     form = "%Y-%m-%dT%H:%M:%SZ"
     return begin.strftime(form), end.strftime(form)

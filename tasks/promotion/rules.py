@@ -127,8 +127,8 @@ def _beyond_noise(gain: Interval, champion: str, conditions: str) -> Finding:
     if gain.low is None or gain.high is None:
         return Finding(
             False,
-            f"one label draw cannot tell whether it is better than champion {champion}: raise "
-            "finetune.draws, or archive the champion if that is the one with a single draw",
+            f"one label draw is not enough to say whether it is better than champion {champion}: "
+            "raise finetune.draws, or archive the champion if that is the one with a single draw",
         )
     interval = _in_points(gain.mean, gain.low, gain.high)
     interval += f" {conditions}" if conditions else ""
@@ -162,7 +162,7 @@ def beats_scratch(metrics: dict[str, Any]) -> Finding:
     if gain["low"] is None:
         return Finding(
             False,
-            "one label draw cannot tell whether it beats its from-scratch control: "
+            "one label draw is not enough to say whether it beats its from-scratch control: "
             "raise finetune.draws",
         )
     interval = _in_points(gain["mean"], gain["low"], gain["high"])

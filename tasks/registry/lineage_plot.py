@@ -56,7 +56,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
     if path.suffix.lower() not in (".png", ".svg"):
         raise TaskError(f"{path}: a picture's name ends in .png or .svg.")
     if not path.parent.is_dir():
-        raise TaskError(f"{path}: there is no folder {path.parent}: make it first.")
+        raise TaskError(f"{path}: the folder {path.parent} does not exist: make it first.")
     # Words as text, so that hashes can be copied; no random ids and no date.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "instar"}):
         figure = Figure(figsize=(_WIDTH, _HEIGHT))

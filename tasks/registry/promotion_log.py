@@ -139,7 +139,7 @@ def _verified(text: str) -> list[dict[str, Any]]:
         try:
             line = json.loads(raw)
         except ValueError:
-            raise _broken(number, "is no JSON") from None
+            raise _broken(number, "is not JSON") from None
         if line.get(BEFORE) not in (None, running.hexdigest()):
             was = "was changed, or one after it removed" if chained else "or one before was changed"
             raise _broken(max(number - 1, 1), was)

@@ -186,7 +186,7 @@ def _refuse_unrepeatable(root: Path, pushed: bool) -> None:
     if not pushed:
         raise TaskError(
             "not registered: `dvc push` did not confirm that the remote holds the run's outputs; "
-            "set a remote (`dvc remote add -d`) or mend the connection, and run again."
+            "set a remote (`dvc remote add -d`) or fix the connection, and run again."
         )
 
 

@@ -229,7 +229,7 @@ def _winner(client: MlflowClient, move: Move, champion: str | None) -> str:
     by = f" (by {tags['moved_by']} at {tags['moved_at']})" if "moved_by" in tags else ""
     return (
         f"version {move.version} of {move.name} was not moved: another promotion was faster, and "
-        f"version {champion} is now the champion{by}. Decide anew: `instar models {move.name}`."
+        f"version {champion} is now the champion{by}. Decide again: `instar models {move.name}`."
     )
 
 

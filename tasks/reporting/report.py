@@ -66,7 +66,7 @@ def headline(metrics: Mapping[str, Any]) -> dict[str, str]:
     gain, share = metrics["gain"], f"{100 * metrics['label_fraction']:.3g}%"
     points = f"{100 * abs(gain['mean']):.1f} points"
     if gain["low"] is None:
-        outcome, title = "open", "One draw of labels cannot tell whether pretraining helps"
+        outcome, title = "open", "One draw of labels is not enough to say whether pretraining helps"
     elif gain["low"] > 0:
         outcome, title = "win", f"Pretraining wins by {points} of accuracy"
     elif gain["high"] < 0:

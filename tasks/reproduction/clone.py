@@ -67,7 +67,7 @@ def _remote(root: Path) -> dict[str, str]:
     if not urlsplit(remote[1]).scheme and not Path(remote[1]).is_dir():
         raise TaskError(
             f"the folder of the DVC remote, {remote[1]}, is not there: mount it, or set the remote "
-            f"anew (`dvc remote modify {remote[0]} url PATH`)."
+            f"again (`dvc remote modify {remote[0]} url PATH`)."
         )
     prefix = f"remote.{remote[0]}."
     chosen = {name: value for name, value in settings.items() if name.startswith(prefix)}

@@ -28,8 +28,8 @@ def no_tag(root: Path, version: ModelVersion) -> NoReturn:
     tag = f"instar/{version.name}/v{version.version}"
     if not commit:
         raise TaskError(
-            f"{which} names no git commit, so it was not registered by Instar: nothing tells what "
-            "made it."
+            f"{which} names no git commit, so it was not registered by Instar: what made it "
+            "is unknown."
         )
     if git(root, "rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}", check=False):
         raise TaskError(
@@ -56,5 +56,5 @@ def why_not_pulled(said: str, tag: str) -> str:
     told = unreachable[1] if unreachable else dvc_complaint(said)
     return (
         f"the DVC remote does not give what {tag} needs: {shown(told)}. See that it is up and its "
-        "keys are right (`instar doctor` tells), then try again."
+        "keys are right (see `instar doctor`), then try again."
     )

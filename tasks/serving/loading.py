@@ -65,8 +65,8 @@ def loaded(reference: str, tracking_uri: str | None = None) -> Iterator[Loaded]:
                 / DATA
             )
         foreign = TaskError(
-            f"{version} is no model of Instar's, or its files are not all there and whole: see its "
-            "artifacts in MLflow, or use another version."
+            f"{version} is not a model of Instar's, or its files are not all there and whole: see "
+            "its artifacts in MLflow, or use another version."
         )
         if not (folder / DESCRIPTION).is_file() or not (folder / WEIGHTS).is_file():
             raise foreign

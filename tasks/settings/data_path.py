@@ -97,7 +97,7 @@ def _problem(name: str) -> str | None:
         name.encode()
         kind = os.stat(name).st_mode
     except UnicodeEncodeError:
-        return "its name is no UTF-8"
+        return "its name is not UTF-8"
     except OSError as error:
         return str(error.strerror)
     if not stat.S_ISREG(kind):
@@ -107,6 +107,6 @@ def _problem(name: str) -> str | None:
 
 def _words(name: str, problem: str, path: Path) -> str:
     return (
-        f"data.path: DVC cannot hash {escaped(name)} ({problem}); remove or mend it, or pack "
+        f"data.path: DVC cannot hash {escaped(name)} ({problem}); remove or fix it, or pack "
         f"{escaped(path.name)} as a .tar: then it is quarantined with a reason."
     )

@@ -199,7 +199,7 @@ def _last_healthy(run: Stage) -> str:
         return "It never ended an epoch healthy, so no checkpoint is kept."
     return (
         f"The last healthy checkpoint is kept: epoch {epochs_done(checkpoint)}, {checkpoint}. "
-        "The same settings would go on from it to the same end; changed ones start anew."
+        "The same settings would go on from it to the same end; changed ones start again."
     )
 
 

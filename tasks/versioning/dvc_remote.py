@@ -142,7 +142,7 @@ def push(root: Path | str) -> None:
     if answer.returncode != 0:
         raise TaskError(
             f"dvc push failed {1 + len(PUSH_PAUSES)} times: {dvc_complaint(answer.stdout)}. What "
-            "was computed is kept and waits: once the remote answers (`instar doctor` tells), "
+            "was computed is kept and waits: once the remote answers (see `instar doctor`), "
             "`instar sync` pushes it and registers the model."
         )
 

@@ -25,7 +25,7 @@ def require_git(root: str | Path = ".") -> str:
         return head
     if git(root, "rev-parse", "--git-dir", check=False):
         raise TaskError("This git repository has no commit yet: `git add -A && git commit` first.")
-    raise TaskError(f"{Path(root).resolve()} is no git repository: `git init` and commit first.")
+    raise TaskError(f"{Path(root).resolve()} is not a git repository: `git init` and commit first.")
 
 
 def untracked_code(root: str | Path = ".") -> list[str]:

@@ -77,7 +77,7 @@ def take_data(home: Path, place: Path) -> str | None:
     tracked = dvc_file_of(Path(raw), place)
     path = str(tracked.with_suffix("")) if tracked else _trackable(raw, place)
     if not (home / path).exists():
-        raise TaskError(f"data.path: there is no {path} in the checkout to take: put it back.")
+        raise TaskError(f"data.path: {path} is not in the checkout: put it back.")
     _remove(place / path)
     answer = run_dvc(["add", "--quiet", str(home / path), "--out", path], place)
     if answer.returncode != 0:
@@ -99,13 +99,13 @@ def _trackable(path: str, place: Path) -> str:
     for candidate in (Path(path), *Path(path).parents):
         if not git(place, "check-ignore", f"{candidate}.dvc", check=False):
             return str(candidate)
-    raise TaskError(f"data.path: git ignores {path}.dvc: move the data, or mend .gitignore.")
+    raise TaskError(f"data.path: git ignores {path}.dvc: move the data, or correct .gitignore.")
 
 
 def _copy(source: Path, target: Path) -> None:
     _remove(target)
     if not source.exists():
-        raise TaskError(f"data.path: there is no {source} to take: put it back.")
+        raise TaskError(f"data.path: {source} does not exist: put it back.")
     if source.is_dir():
         shutil.copytree(source, target, symlinks=True)
     else:

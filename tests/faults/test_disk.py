@@ -118,7 +118,7 @@ def test_read_only_disk_is_named_and_the_rerun_goes_on(project):
 def test_denied_permission_is_named_and_the_rerun_goes_on(project):
     with (
         forbidden(project / "artifacts"),
-        pytest.raises(TaskError, match="permission denied at artifacts/prepare: mend its owner"),
+        pytest.raises(TaskError, match="permission denied at artifacts/prepare: fix its owner"),
     ):
         run_stage("prepare", project)
     assert run_stage("prepare", project).status == "ran"

@@ -85,7 +85,9 @@ class PixelCNNParams(MethodSettings):
     levels: int = Field(16, ge=2, le=256, description="Steps that a pixel's values are cut into.")
     width: PositiveInt = Field(16, description="Channels of the decoder.")
     layers: PositiveInt = Field(4, description="Gated layers after the first.")
-    code: PositiveInt = Field(100, description="Width of what the decoder is told of the image.")
+    code: PositiveInt = Field(
+        100, description="Width of the code that the decoder gets of the image."
+    )
     alone: float = Field(
-        0.25, gt=0, lt=1, description="Share of images that the decoder is told nothing of."
+        0.25, gt=0, lt=1, description="Share of images of which the decoder gets no code."
     )

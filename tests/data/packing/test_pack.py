@@ -276,7 +276,7 @@ def test_links_out_of_the_folder_are_quarantined_and_hidden_files_counted(
 @pytest.mark.parametrize(
     ("classes", "each", "said"),
     [
-        ((), 0, "there is no .*; put your images there"),
+        ((), 0, "does not exist; put your images there"),
         (("ant",), 3, "only the class 'ant'.*at least two"),
         (("ant", "bee"), 1, "class 'ant' .* has a single image.*bring a test/ folder"),
     ],

@@ -116,7 +116,7 @@ def test_pipes_sockets_and_devices_are_never_opened(make_folder, pack_folder):
 def test_a_pipe_as_the_whole_source_is_refused(tmp_path, source):
     os.mkfifo(tmp_path / "pipe")
     params = DataParams(source=source, path=str(tmp_path / "pipe"), size=8, channels=1)
-    with pytest.raises(DataError, match="is no file and no folder"):
+    with pytest.raises(DataError, match="is neither a file nor a folder"):
         pack(params, tmp_path / "out")
 
 

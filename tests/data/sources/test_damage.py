@@ -42,8 +42,14 @@ def header(shape, descr="|u1"):
         ({"train_images": IMAGES[:0], "train_labels": LABELS[:0]}, "train_images is empty"),
         ({"test_images": IMAGES[:0], "test_labels": LABELS[:0]}, "test_images is empty"),
         ({"classes": ["a", "a"]}, "names 'a' more than once"),
-        ({"classes": np.array([0x110000, 97], "<u4").view("<U1")}, "classes holds what is no text"),
-        ({"classes": np.array([0x110000, 97], ">u4").view(">U1")}, "classes holds what is no text"),
+        (
+            {"classes": np.array([0x110000, 97], "<u4").view("<U1")},
+            "classes holds what is not text",
+        ),
+        (
+            {"classes": np.array([0x110000, 97], ">u4").view(">U1")},
+            "classes holds what is not text",
+        ),
         ({"train_labels": np.where(LABELS, np.nan, 0.0)}, "float64 .*must hold one whole number"),
         ({"train_labels": LABELS[:-1]}, "one whole number for each of the 12"),
         ({"train_labels": LABELS.astype(bool)}, "bool .*must hold one whole number"),

@@ -120,8 +120,8 @@ def test_fingerprint_of_an_archive_changes_with_its_file(tmp_path):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("absent", "--input: there is no"),
-        ("notes.txt", "--input: .* is no folder, .zip or uncompressed .tar"),
+        ("absent", "--input: .*absent does not exist"),
+        ("notes.txt", "--input: .* is not a folder, .zip or uncompressed .tar"),
         ("empty", "--input: no images found in .*empty"),
         ("s3://", "names no bucket"),
     ],

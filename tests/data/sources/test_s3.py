@@ -53,7 +53,7 @@ def test_fingerprint_of_a_bucket_changes_with_an_object(store, images):
 
 
 def test_wrong_keys_and_missing_buckets_are_explained_without_the_secret(store, monkeypatch):
-    with pytest.raises(DataError, match="there is no bucket nowhere"):
+    with pytest.raises(DataError, match="bucket nowhere does not exist"):
         Incoming("s3://nowhere/images")
     with pytest.raises(DataError, match="no images found"):
         Incoming(f"s3://{store.BUCKET}/empty")

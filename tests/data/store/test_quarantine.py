@@ -42,7 +42,7 @@ def test_above_the_share_nothing_is_packed_and_one_sentence_says_why(make_folder
     assert str(refused.value) == (
         "3 of 21 images (14.3%) cannot be used, more than data.max_quarantined (0.1) allows: "
         "not an image in a known format (2), the file is empty (1); "
-        f"{table} names each with its reason; mend or remove them, or raise "
+        f"{table} names each with its reason; fix or remove them, or raise "
         "data.max_quarantined, and run again."
     )
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".*"))
@@ -155,7 +155,7 @@ def test_a_file_without_permission_is_quarantined(nobody):
 def test_a_folder_without_permission_is_named(nobody, name):
     root = images_in(nobody)
     (nobody / name).chmod(0)
-    with pytest.raises(DataError, match="cannot be read .Permission denied.; mend its owner or"):
+    with pytest.raises(DataError, match="cannot be read .Permission denied.; fix its owner or"):
         pack(DataParams(path=str(root), **SETTINGS), nobody / "out")
 
 

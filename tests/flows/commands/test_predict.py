@@ -57,7 +57,7 @@ def test_a_class_is_shown_by_its_name_whatever_that_is(name):
 
 
 def test_output_that_cannot_be_written_is_refused_before_any_work(tmp_path):
-    with pytest.raises(TaskError, match="there is no folder"):
+    with pytest.raises(TaskError, match="the folder .* does not exist"):
         predict.predict_all("tiny@1", "images", tmp_path / "absent" / "out.parquet", 8, False)
     with pytest.raises(TaskError, match="is a folder"):
         predict.predict_all("tiny@1", "images", tmp_path, 8, False)

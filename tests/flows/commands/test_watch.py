@@ -64,7 +64,7 @@ def test_names_that_hold_anything_stay_on_their_line_and_in_their_cell():
     [
         ({"changed": False}, "nothing changed since tiny@2"),
         ({"since": None}, "no run is registered yet"),
-        ({"new": None, "removed": None, "altered": None}, "which items cannot be told"),
+        ({"new": None, "removed": None, "altered": None}, "which items is unknown"),
     ],
 )
 def test_other_findings_have_a_sentence_of_their_own(change, expected):

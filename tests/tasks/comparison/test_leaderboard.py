@@ -98,7 +98,9 @@ def test_one_seed_is_compared_over_its_draws_and_says_so(results):
 
 
 def test_one_seed_with_one_draw_cannot_tell(results):
-    assert "cannot tell: raise --seeds" in verdict(leaderboard(results((0.8,), (0.7,), draws=1)))
+    assert "not enough to say: raise --seeds" in verdict(
+        leaderboard(results((0.8,), (0.7,), draws=1))
+    )
 
 
 def test_other_test_images_are_not_compared(results):

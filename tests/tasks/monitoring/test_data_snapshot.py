@@ -95,7 +95,7 @@ def test_an_archive_that_did_not_change_is_not_opened(root, hashed, monkeypatch)
 
 
 def test_data_that_are_not_there_or_cannot_be_hashed_are_explained(root):
-    with pytest.raises(TaskError, match="there is no gone to watch"):
+    with pytest.raises(TaskError, match="gone does not exist"):
         list_data(root, "gone")
     os.mkfifo(root / "pics" / "pipe")
     with pytest.raises(TaskError, match="a pipe"):

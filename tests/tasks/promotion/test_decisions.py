@@ -47,7 +47,7 @@ def test_staging_and_archive_ask_nobody_and_are_logged(root):
     assert promotions(root)[-1]["why"] == "to try"
     assert promote(root, "tiny@3", "staging", tracking_uri=uri(root)).outcome == "unchanged"
     assert promote(root, "tiny@3", "Archived", tracking_uri=uri(root)).stage == "Archived"
-    with pytest.raises(TaskError, match="no stage: it is Production, Staging, Archived"):
+    with pytest.raises(TaskError, match="not a stage: it is Production, Staging, Archived"):
         promote(root, "tiny@3", "Prod", tracking_uri=uri(root))
 
 
@@ -242,7 +242,7 @@ def test_history_answers_what_stood_where_on_a_day(tmp_path, root):
     assert history(other, "tiny", "2026-01-03T12:00:00+01:00")["Production"] == [held]
     assert history(other, "tiny", "2025-12-31")["Production"] == []
     for no_date in ("yesterday", "0001-01-01T00:00:00+10:00"):
-        with pytest.raises(TaskError, match="is no date"):
+        with pytest.raises(TaskError, match="is not a date"):
             history(other, "tiny", no_date)
     with pytest.raises(TaskError, match="no line of 'other'"):
         history(other, "other")

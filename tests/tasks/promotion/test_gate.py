@@ -148,7 +148,7 @@ def test_a_challenger_of_one_draw_is_refused_and_the_remedy_is_said(project, mon
     verdict = challenge(project, 2, right=115)
     assert verdict.outcome == "refused"
     assert (verdict.gain.low, champion(project)) == (None, "1")
-    assert any("one label draw cannot tell" in r and "raise finetune.draws" in r
+    assert any("one label draw is not enough to say" in r and "raise finetune.draws" in r
                for r in verdict.reasons)  # fmt: skip
 
 

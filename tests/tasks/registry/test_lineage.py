@@ -109,5 +109,5 @@ def test_the_picture_has_the_same_bytes_each_time_and_lies_on_the_run(second, tm
 
 @pytest.mark.parametrize("name", ["picture.gif", "nowhere/picture.svg"])
 def test_a_picture_that_cannot_be_is_refused(second, tmp_path, name):
-    with pytest.raises(TaskError, match=r"\.png or \.svg|no folder"):
+    with pytest.raises(TaskError, match=r"\.png or \.svg|the folder .* does not exist"):
         draw(ancestry("tiny@2", second, uri(second)), tmp_path / name)

@@ -46,7 +46,7 @@ def test_what_dvc_hangs_or_fails_on_is_named(raw, make, said):
 def test_a_name_that_is_no_utf8_is_told_reversibly(raw):
     bad = os.fsencode(raw) + b"/ant/\xff.png"
     open(bad, "wb").close()
-    with pytest.raises(TaskError, match="its name is no UTF-8") as refused:
+    with pytest.raises(TaskError, match="its name is not UTF-8") as refused:
         require_hashable(raw)
     told = str(refused.value).split("hash ")[1].split(" (")[0]
     assert os.fsencode(unescaped(told)) == bad

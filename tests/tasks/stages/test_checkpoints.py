@@ -209,7 +209,7 @@ def test_training_that_goes_wrong_keeps_its_last_healthy_checkpoint(monkeypatch,
         pretrain(make_stage("pretrain", epochs=EPOCHS))
     message = str(caught.value)
     assert message.startswith(said)
-    assert "lower pretrain.optimizer.lr" in message and "changed ones start anew" in message
+    assert "lower pretrain.optimizer.lr" in message and "changed ones start again" in message
     assert saved() == ["epoch-000001.ckpt", "epoch-000002.ckpt"]
     kept = newest_checkpoint(Path(".instar/checkpoints/pretrain-key"), print)
     assert f"kept: epoch 2, {kept}. " in message

@@ -115,7 +115,7 @@ def test_untracked_code_is_listed_and_ignored_data_is_not(project):
 
 
 def test_a_folder_without_commits_is_explained(tmp_path):
-    with pytest.raises(TaskError, match="no git repository"):
+    with pytest.raises(TaskError, match="not a git repository"):
         versioning_git.require_git(tmp_path)
     git(tmp_path, "init", "-q")
     with pytest.raises(TaskError, match="no commit yet"):
