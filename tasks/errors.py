@@ -75,7 +75,7 @@ def no_space(places: Sequence[Path]) -> str:
 
 
 def _number(error: BaseException) -> int | None:
-    """The errno that the error has or tells of."""
+    """The errno that the error has or names."""
     if isinstance(error, MemoryError):
         return errno.ENOMEM
     if isinstance(error, OSError) and error.errno is not None:

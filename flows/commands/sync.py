@@ -18,7 +18,7 @@ from tasks.versioning.dvc_remote import require_dvc
 def catch_up(root: Path, everything: bool) -> dict[str, Any]:
     """Deliver past runs to MLflow, then push and register what waited, as plain JSON.
 
-    `left` tells of each run that still lacks something why it does; `running` are left alone.
+    `left` says why each run that still lacks something does so; `running` are left alone.
     """
     require_dvc(root)
     delivery = sync(root, everything=everything)

@@ -178,7 +178,7 @@ def _launch(server: Server, root: Path, folder: Path) -> Leash:
 
 @contextmanager
 def _log(folder: Path, name: str) -> Iterator[int]:
-    """A log that begins anew with every start; only its owner may read it."""
+    """A log that starts again with every start; only its owner may read it."""
     path = folder / "logs" / f"{name}.log"
     path.parent.mkdir(exist_ok=True)
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)

@@ -97,7 +97,7 @@ def fit(params: FinetuneParams, task: LabelledTask) -> Classifier:
 
 
 def _batches(params: FinetuneParams, task: LabelledTask) -> Iterator[Tensor]:
-    """Rows of one batch after the other, dealt anew each epoch, without end.
+    """Rows of one batch after the other, shuffled again each epoch, without end.
 
     The few left over in an epoch get their turn in another one.
     """

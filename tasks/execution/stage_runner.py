@@ -199,7 +199,7 @@ def _killed(stage: str, output: str, status: int) -> str | None:
     """What a signal that ended the stage, or DVC itself, most likely means."""
     exited = _EXITED.search(output)
     number = int(exited[1]) if exited else status
-    # A shell between tells of signal n as 128 + n, DVC alone as -n.
+    # A shell between reports signal n as 128 + n, DVC alone as -n.
     number = number - 128 if number > 128 else -number
     if number == signal.SIGKILL:
         return f"stage {stage} was killed, most likely for want of memory: {OUT_OF_MEMORY}"

@@ -177,7 +177,7 @@ def _members(archive: Container) -> dict[str, str]:
     for member in archive.members():
         try:
             start = member.read(_LOOKED_AT) if member.regular else b"no file"
-        # By what is damaged: zlib.error, BadZipFile, EOFError and more; `prepare` tells of it.
+        # By what is damaged: zlib.error, BadZipFile, EOFError and more; `prepare` reports it.
         except Exception:
             start = b"cannot be read"
         items[member.name] = f"{hashlib.md5(start).hexdigest()} {member.size}"

@@ -37,7 +37,7 @@ from tasks.versioning.past_runs import RawData, last_registered, raw_data_of
 Start = Literal["changed", "drifted"]
 _STARTED = WATCH / "started.json"
 _MEASURED = WATCH / "drift.json"
-# How many names are told of each kind.
+# How many names of each kind are listed.
 _FIRST = 5
 
 

@@ -1,6 +1,6 @@
 """Whether two sets of images come from one distribution: a permutation test on several statistics.
 
-Each statistic is compared with its own values after the images have been dealt out anew, so none
+Each statistic is compared with its own values after the images have been dealt out again, so none
 needs a table or an assumption. Their smallest p-value is compared with the smallest ones of the
 same deals (Westfall and Young's min-p), so that many statistics raise no more false alarms than one
 does: if the two sets are alike, p is at most alpha with a probability of at most alpha.

@@ -13,7 +13,7 @@ class Check:
         name: What was looked at.
         well: Whether it is as it should be.
         found: What was seen, in words.
-        remedy: How to mend it; None if there is nothing to mend, or if `found` says it.
+        remedy: How to fix it; None if there is nothing to fix, or if `found` says it.
     """
 
     name: str

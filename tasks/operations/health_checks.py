@@ -27,7 +27,7 @@ _SILENCERS = ("DVC_NO_ANALYTICS", "MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK")
 
 
 def check_all(root: str | Path) -> list[Check]:
-    """Every check that needs no Prefect, in the order in which to mend things."""
+    """Every check that needs no Prefect, in the order in which to fix things."""
     root = Path(root)
     looks: dict[str, Callable[[Path], Check]] = {
         "files": check_files,

@@ -1,4 +1,4 @@
-"""Model versions that MLflow had and lost with its database, made anew from their commits."""
+"""Model versions that MLflow had and lost with its database, made again from their commits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tasks.tracking.run_records import ended_runs
 
 
 def rebuild_versions(root: str | Path, tracking_uri: str | None = None) -> list[str]:
-    """Makes all versions of the model anew, under their numbers, if MLflow has none at all.
+    """Makes all versions of the model again, under their numbers, if MLflow has none at all.
 
     The git tags of versions name their commits, the records of runs the runs that made them, the
     promotion log where they stood. The runs must be in MLflow again.

@@ -61,7 +61,7 @@ def promote(
 ) -> Decision:
     """Moves a version to a stage; into Production only if the gate agrees or is overridden.
 
-    The gate's verdict counts if it was given against the present champion; else it is asked anew.
+    The gate's verdict counts if it was given against the present champion; else it is asked again.
 
     Args:
         root: The checkout, whose gate's rules and promotion log count.

@@ -58,7 +58,7 @@ class Verdict:
 
 
 def recorded(root: str | Path, version: ModelVersion) -> Verdict | None:
-    """The version's last verdict: this checkout's file, else what its tags tell of it."""
+    """The version's last verdict: this checkout's file, else what its tags say of it."""
     found = former_verdict(Path(root), version)
     tags = version.tags
     if found is not None or tags.get(registry_tags.GATE) not in get_args(Outcome):
@@ -113,7 +113,7 @@ def write(root: str | Path, verdict: Verdict) -> None:
 
 
 def tags_of(verdict: Verdict) -> dict[str, str]:
-    """The tags that tell of it, none of another verdict left beside them."""
+    """The tags that record it, none of another verdict left beside them."""
     tags = {"gate_reasons": "; ".join(verdict.reasons), "gate_champion": verdict.champion or ""}
     for part in _PARTS:
         value = getattr(verdict.gain, part, None)

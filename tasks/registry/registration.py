@@ -104,7 +104,7 @@ def remake(root: str | Path, run_id: str, tracking_uri: str | None = None) -> st
 
 
 def stand_as_logged(name: str, root: str | Path, tracking_uri: str | None = None) -> None:
-    """Gives aliases, stages and rejections back that the promotion log tells of and MLflow lost."""
+    """Gives aliases, stages and rejections back that the promotion log has and MLflow lost."""
     logged = promotions(root)
     # The last of each version.
     moved = {line["version"]: line for line in logged if line["name"] == name}
@@ -163,7 +163,7 @@ def _register_again(
 def _keep_commit(root: Path, name: str, version: str, commit: str) -> None:
     """Tags a version's commit, which keeps it, and what it names, from `git gc` and `dvc gc`.
 
-    After a loss of MLflow's database the numbers of versions begin anew: a tag that names another
+    After a loss of MLflow's database the numbers of versions start again: a tag that names another
     commit stays, and the new one carries the commit's own beginning.
     """
     tag = f"instar/{name}/v{version}"

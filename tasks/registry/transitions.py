@@ -282,7 +282,7 @@ def require_known_champion(client: MlflowClient, name: str, root: str | Path = "
     """The champion's version; None if there is none and the promotion log agrees.
 
     Raises:
-        TaskError: The log tells of a champion of whom MLflow knows nothing.
+        TaskError: The log names a champion that MLflow does not have.
     """
     champion = standing(client, name).get("champion")
     logged = stood(promotions(root), name).get("champion")

@@ -41,7 +41,7 @@ from tasks.versioning.stage_key import made_by_stages
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
-# The cheapest start that makes the weights anew: from `evaluate` on only the numbers would be.
+# The cheapest start that makes the weights again: from `evaluate` on only the numbers would be.
 DEFAULT_START = "finetune"
 _LOGS = Path(".instar") / "logs" / "reproduce"
 _OUR_MODULE = re.compile(r"No module named '((?:flows|tasks|models|data)[.\w]*)'")
@@ -59,7 +59,7 @@ def reproduce(
     *,
     record: bool = True,
 ) -> Reproduction:
-    """Computes a version's stages anew in a clone at its tag, and compares.
+    """Computes a version's stages again in a clone at its tag, and compares.
 
     Args:
         reference: `NAME@3` or `NAME@production`; see `model_versions.find_version`.

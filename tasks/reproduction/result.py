@@ -56,7 +56,7 @@ class Reproduction:
         before: What the version was learned on.
         now: What it was reproduced on.
         notes: Where the inputs came from, and what could not be compared.
-        recorded: Whether the version's tags tell of it.
+        recorded: Whether the version's tags record it.
         clone: Where the clone was kept, if it was.
     """
 
@@ -110,7 +110,7 @@ def record_on_version(done: Reproduction, uri: str) -> Reproduction:
 
 
 def _tags(done: Reproduction) -> dict[str, str]:
-    """The tags of the version that tell of it."""
+    """The tags of the version that record it."""
     first = done.first
     return {
         "reproduced": done.verdict,

@@ -1,4 +1,4 @@
-"""When the served model had better not answer: a confidence found inside its own few labels.
+"""When the served model should not answer: a confidence found inside its own few labels.
 
 A model is surer of the labels it learned from than of others, so these cannot tell how often it is
 right. Refits on parts of them can, each on the labels that it did not see: they give the share of

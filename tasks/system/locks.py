@@ -62,7 +62,7 @@ def held(
         try:
             yield
         finally:
-            # Not one that another has made anew since this one's was removed.
+            # Not one that another has made again since this one's was removed.
             if is_at(path, file):
                 with contextlib.suppress(OSError):  # a disk that has become read-only
                     path.unlink()

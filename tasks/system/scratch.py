@@ -33,7 +33,7 @@ def claimed(folder: Path) -> Iterator[Path]:
     try:
         yield place
     finally:
-        # Unless `discard` has removed it, and another process made it anew.
+        # Unless `discard` has removed it, and another process made it again.
         if is_at(place / _LOCK, lock):
             _remove_if_unused(place)
         lock.close()

@@ -200,7 +200,7 @@ def known_runs(root: Path) -> list[str]:
 
 
 def has_ended(root: Path, run_id: str) -> bool:
-    """Whether a run of this checkout is over, were it killed; False for one that it never had."""
+    """Whether a run of this checkout is over, also if it was killed; False for one that it never had."""
     shelf = Shelf(root, run_id)
     if not shelf.path.exists():
         return False
@@ -230,7 +230,7 @@ def ended_runs(root: Path) -> Iterator[tuple[Shelf, RunRecord]]:
             continue
         with held:
             record = None
-            with contextlib.suppress(TaskError):  # `instar doctor` tells of one that is damaged
+            with contextlib.suppress(TaskError):  # `instar doctor` reports one that is damaged
                 record = shelf.load()
             if record is not None:
                 yield shelf, record

@@ -125,7 +125,7 @@ class PixelDecoder(nn.Module):
         return self.head(horizontal, values)
 
     def above(self, values: Tensor, code: Tensor) -> list[Tensor]:
-        """What each layer's horizontal stack is told of the rows above the last of `values`."""
+        """What each layer's horizontal stack gets of the rows above the last of `values`."""
         told = []
         for layer in self._layers():
             values, above = layer.down(values, code)
