@@ -112,7 +112,7 @@ def _alike(one: str, other: str) -> bool:
 
 
 def _tells(parts: tuple[str, ...], member: Member) -> bool:
-    """Whether a member's name says something of the layout: a lost image is still one of its class."""
+    """Whether a member's name says something of the layout: a lost image counts too."""
     return member.regular or named_as_image(parts[-1])
 
 

@@ -200,7 +200,7 @@ def known_runs(root: Path) -> list[str]:
 
 
 def has_ended(root: Path, run_id: str) -> bool:
-    """Whether a run of this checkout is over, also if it was killed; False for one that it never had."""
+    """Whether a run of this checkout is over, also if killed; False for one it never had."""
     shelf = Shelf(root, run_id)
     if not shelf.path.exists():
         return False
