@@ -25,6 +25,12 @@ def test_a_paused_run_is_decided_from_the_form_the_command_and_by_nobody(root, m
 
     with PrefectServer(root) as server:
         server.wait()
+        import prefect.context
+        import prefect.settings
+
+        # Another test of this process may have imported Prefect, which reads its settings then.
+        prefect.context.refresh_global_settings_context()
+        assert prefect.settings.PREFECT_API_URL.value() == server.url
         from flows.commands.promote import act
         from flows.orchestration import approval
         from tasks.promotion.approval import verdict_on
