@@ -44,7 +44,7 @@ class Source(Protocol):
     """Where its test set comes from, for a reader; None: it brings none, and one is split off."""
     counts: Counts
     passed_over: Mapping[str, int]
-    """How many files of it are no samples, by what they are."""
+    """How many files of it are not samples, by what they are."""
     notes: Sequence[str]
     """What a reader should know of how it was understood."""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from data.errors import DataError
 from models.errors import ModelError
 
-# What libraries that are no Python (torch, safetensors, sqlite) say in errors of their own.
+# What libraries that are not Python (torch, safetensors, sqlite) say in errors of their own.
 _SAID = {
     errno.ENOSPC: ("No space left on device", "Disk quota exceeded", "database or disk is full"),
     errno.EROFS: ("Read-only file system", "attempt to write a readonly database"),

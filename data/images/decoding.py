@@ -110,7 +110,7 @@ def _decode_one(sample: Sample, size: int, channels: int) -> Canvas:
     # A file that cannot be read (permissions, a bad disk block, a damaged zip member) is as lost
     # as one that cannot be decoded, and no reason to lose the others.
     except Exception as error:
-        # An OSError's own words hold the path, which is no part of the result.
+        # An OSError's own words hold the path, which is not part of the result.
         said = getattr(error, "strerror", None) or str(error) or type(error).__name__
         return Canvas(sample, None, None, f"cannot be read: {said}")
     return Canvas(sample, pixels, sha256(pixels.data).digest(), None)

@@ -5,7 +5,7 @@ passed over as a README is, most of a set could be lost without a word, as when 
 
 This holds for formats of which a file is a picture: photograph, scan, drawing, texture, slice. It
 ends at documents (PDF), videos, and arrays of numbers (.npy, .mat, .h5), which often lie beside the
-images as something else. Those are passed over, and counted as what is no image.
+images as something else. Those are passed over, and counted as what is not an image.
 
 Pillow could read some (AVIF, JPEG 2000, PSD, EPS): each more is a parser that hostile files reach,
 and one whose pixels may change with its version.
@@ -99,7 +99,7 @@ FORMATS = (
     _slices("a MetaImage", ".mha", ".mhd"),
 )  # fmt: skip
 
-# Offset and mark. A note that begins with such letters is no image: where a mark is a mere word,
+# Offset and mark. A note that begins like this is not an image: where a mark is a mere word,
 # what follows it counts, too.
 _MARKS = (
     (0, b"\xff\x0a", JPEG_XL),
@@ -170,7 +170,7 @@ def unread_by_name(name: str) -> Unread | None:
 
 
 def unread_by_content(content: bytes, name: str = "") -> Unread | None:
-    """The format of a file that is not read, or None: it is read, or nobody knows what it is.
+    """The format of a file that is not read, or None: it is read, or its format is unknown.
 
     Args:
         content: All of it, or the first `START_BYTES`: then not every raw photo is known.

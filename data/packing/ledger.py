@@ -114,7 +114,7 @@ class Ledger:
     def table(self, splits: np.ndarray) -> pa.Table:
         """The index as it is stored.
 
-        Of test images it tells neither labels nor sources, nor the sources of their duplicates: a
+        Of test images it has neither labels nor sources, nor the sources of their duplicates: a
         file's name often holds its class.
 
         Args:
@@ -149,7 +149,7 @@ class Ledger:
         )
 
     def hidden_sources(self, splits: np.ndarray) -> pa.Table:
-        """What `table` does not tell: id and source of the test images and of their duplicates."""
+        """What `table` leaves out: id and source of the test images and of their duplicates."""
         rows = np.flatnonzero(self._of_test(splits == "test"))
         ids, names = self.ids(), self._all_sources()
         return pa.table(

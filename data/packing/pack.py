@@ -53,7 +53,7 @@ class PackSummary:
     reasons: dict[str, int]
     """Kinds of those reasons and how often each occurs."""
     passed_over: dict[str, int]
-    """Files that are no samples (not images, hidden), by what they are."""
+    """Files that are not samples (not images, hidden), by what they are."""
     spoilt_classes: dict[str, list[int]]
     """Classes of which more than `data.max_quarantined` cannot be read: how many, and of how many;
     duplicates count as read."""

@@ -32,7 +32,7 @@ class Directory:
         """See `Container.members`.
 
         Raises:
-            DataError: A folder cannot be listed: how much is lost with it, nobody knows.
+            DataError: A folder cannot be listed: how much is lost with it is unknown.
         """
         folders = [self._root]
         while folders:
@@ -67,7 +67,7 @@ class Directory:
             path = target
             if not path.is_file():
                 return refuse(name, NO_FILE)
-        # A file that has just vanished is no file either, and its reader will say so.
+        # A file that has just vanished is not a file either, and its reader will say so.
         elif not entry.is_file(follow_symlinks=False) and path.exists():
             return refuse(name, NO_FILE)
         return Member(name, partial(_read_path, path))

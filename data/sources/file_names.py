@@ -6,7 +6,7 @@ A name is bytes: it may be no UTF-8, hold a newline, a quote or a terminal's con
 import re
 
 _ESCAPE = re.compile(r"\\(?:(\\)|x([0-9a-f]{2})|u([0-9a-f]{4})|U([0-9a-f]{8}))")
-# How Python stands for a byte that is no UTF-8 (PEP 383).
+# How Python stands for a byte that is not UTF-8 (PEP 383).
 _FIRST_BYTE, _LAST_BYTE = 0xDC80, 0xDCFF
 
 

@@ -74,7 +74,7 @@ class Folder:
         self._container.close()
 
     def _read_layout(self, found: Mapping[tuple[str, ...], Member]) -> Layout:
-        # What is no file tells nothing of the layout, unless its name says that it is an image.
+        # What is not a file tells nothing of the layout, unless its name says that it is an image.
         if not any(member.regular for member in found.values()):
             raise DataError(
                 f"data.path: no images found in {self._path}; looked for files ending in "

@@ -171,7 +171,7 @@ def _wrapping_depth(names: Sequence[Parts], classes: Collection[str] = ()) -> in
         special = tops & {TRAIN, *HELD_OUT, *classes} or any(map(is_unlabelled, tops))
         below = {parts[depth + 1] for parts in inside if len(parts) > depth + 2}
         direct = any(len(parts) == depth + 2 for parts in inside)
-        # One class over dates is no wrapping folder over classes.
+        # One class over dates is not a wrapping folder over classes.
         occasions = len(below) > 1 and all(map(is_occasion, below))
         if len(tops) != 1 or special or not below or (direct and len(below) == 1) or occasions:
             return depth

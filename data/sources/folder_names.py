@@ -54,7 +54,7 @@ def class_name(folder: str) -> str:
 
 
 def look(folder: str) -> str:
-    """What a reader sees of a name: spaces and invisible or full-width characters make no odds."""
+    """A name as a reader sees it: without extra spaces, invisible and full-width characters."""
     plain = unicodedata.normalize("NFKC", folder)
     return " ".join("".join(c for c in plain if unicodedata.category(c) != "Cf").split())
 

@@ -1,7 +1,7 @@
 """Images to be classified, from a folder, an archive or an object store, in one fixed order.
 
 Read as `prepare` reads a user's own images, but whatever lies where: names put nothing into a class
-or a split. Files that are no images by name and content are passed over and counted; whatever else
+or a split. Files that are not images by name and content are passed over and counted; whatever else
 cannot be read is given like the others, and its reader says why.
 """
 
@@ -29,7 +29,7 @@ class Incoming:
 
     Attributes:
         total: How many there are.
-        passed_over: Files that are no images, hidden or replaced, by what they are.
+        passed_over: Files that are not images, hidden or replaced, by what they are.
         fingerprint: Changes with any name, size or time of change.
     """
 

@@ -26,7 +26,7 @@ LINK_TO_NOTHING = "a link that leads to no file"
 
 
 class Member(NamedTuple):
-    """One entry that is no folder."""
+    """One entry that is not a folder."""
 
     name: str
     """With ``/`` between its parts."""
@@ -36,14 +36,14 @@ class Member(NamedTuple):
     size: int = 0
     """In bytes, as an archive declares it; 0 in a folder."""
     behind: int | None = 0
-    """Of a link to a folder: how many images it holds, by their names; None if nobody can say."""
+    """Of a link to a folder: how many images it holds, by their names; None if that is unknown."""
 
 
 class Container(Protocol):
     """What holds files by name."""
 
     def members(self) -> Iterator[Member]:
-        """Every entry that is no folder, once."""
+        """Every entry that is not a folder, once."""
         ...
 
     def close(self) -> None:

@@ -109,7 +109,7 @@ def history(
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Tell who moved which version, when and why."""
+    """Show who moved which version, when and why."""
     from flows.commands.promote import show_history
     from tasks.promotion.history import history as history_of
     from tasks.registry.model_references import model_named

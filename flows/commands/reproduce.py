@@ -27,7 +27,7 @@ _VERDICTS = {
 def reproduce_here(
     root: Path, version: str, start: str | None, keep: Path | None, record: bool, quiet: bool
 ) -> dict[str, Any]:
-    """Reproduce a version and tell how far it is; the result as plain JSON, see `show`."""
+    """Reproduce a version and say how far it is; the result as plain JSON, see `show`."""
     require_dvc(root)
     console = open_console(stderr=quiet)
     console.print(f"[bold]Reproducing {version}[/]", highlight=False)

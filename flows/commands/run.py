@@ -60,7 +60,7 @@ def show_uis(root: Path, browser: bool) -> None:
     """Keep MLflow's and Prefect's UIs open until interrupted.
 
     Raises:
-        TaskError: `root` is no project, so there is nothing to show; or its path is unfit.
+        TaskError: `root` is not a project, so there is nothing to show; or its path is unfit.
     """
     require_place(root)
     require_dvc(root)

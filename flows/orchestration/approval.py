@@ -23,7 +23,7 @@ _POLL_SECONDS = 5
 
 
 def await_decision(home: Path, result: dict[str, Any], seconds: int = WAIT_SECONDS) -> None:
-    """Pause the flow run until its version is decided on; the result then tells the outcome.
+    """Pause the flow run until its version is decided on; the result then has the outcome.
 
     The decision comes from Prefect's UI (the paused run's form) or from `instar promote`, which
     moves the version itself and then resumes this run. Undecided in time, the version goes on
@@ -101,7 +101,7 @@ def resume(root: Path, flow_run: str, approve: bool, reason: str) -> bool:
 
 
 def _tell(home: Path, result: dict[str, Any]) -> None:
-    """Tell the outcome in the run's result, log and page."""
+    """Say the outcome in the run's result, log and page."""
     from prefect import get_run_logger
 
     from tasks.promotion.approval import verdict_on

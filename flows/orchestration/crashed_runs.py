@@ -37,7 +37,7 @@ def sign_of_life(home: Path) -> Iterator[Path]:
 def mark_dead_runs(root: Path) -> list[str]:
     """Mark as Crashed every flow run of this checkout whose process is gone; returns their names.
 
-    Prefect must answer. A retraining bears the name of its run, whose process holds a lock as long
+    Prefect must answer. A retraining has the name of its run, whose process holds a lock as long
     as it lives; other flows hold a `sign_of_life`. So runs of other checkouts on the same server
     are left alone.
     """

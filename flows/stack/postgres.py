@@ -62,7 +62,7 @@ def make_cluster(programs: Path, place: Path, password: str) -> None:
     """Make the files of a cluster whose superuser `postgres` has this password, once.
 
     Raises:
-        TaskError: initdb fails; what it said is told.
+        TaskError: initdb fails; its output is quoted.
     """
     if place.exists():
         return

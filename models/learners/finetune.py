@@ -27,7 +27,7 @@ from models.training.optimizers import build_optimizer, decay_groups
 from models.training.randomness import keyed_seed, reseed
 from models.training.schedules import warmup_cosine
 
-# How often a fit tells where it is.
+# How often a fit reports where it is.
 REPORTS = 40
 
 

@@ -48,6 +48,6 @@ class LabelledTask:
         return self.encoder.mean.device
 
     def report(self, step: int, numbers: dict[str, float]) -> None:
-        """Tell whoever listens."""
+        """Report to the listeners."""
         if self.on_report is not None:
             self.on_report(step, numbers)

@@ -68,7 +68,7 @@ def info_nce(
         similarity = q @ k.T  # (N, N)
         own = torch.arange(len(q), device=q.device)
     else:
-        # Its own key last, so that a tie, as after a collapse, is no hit.
+        # Its own key last, so that a tie, as after a collapse, is not a hit.
         similarity = torch.cat([q @ queue.T, (q * k).sum(1, keepdim=True)], dim=1)  # (N, K + 1)
         own = torch.full((len(q),), len(queue), device=q.device)
     nearest = similarity.argmax(dim=1)

@@ -25,7 +25,7 @@ class CollapseMonitor(Callback):
     Label-free: encoder features of fixed images (`rankme`, `feature_std`), and the embeddings of
     the epoch's last batch (`embedding_rank`, `embedding_std`), where a collapse of the head shows
     first. Rank and spread see different ones: all embeddings near one point, or all on one line,
-    where a last batch norm holds their spread up. A loss that is no number stops the run within
+    where a last batch norm holds their spread up. A loss that is not a number stops the run within
     `every` steps, a weight that is none at the end of the epoch: callbacks that save must come
     after this one, then what they saved last is healthy.
 
@@ -35,7 +35,7 @@ class CollapseMonitor(Callback):
         min_rank: Collapse is a rankme below this; all images on one line have 1.
         min_embedding_rank: Collapse is an embedding_rank below this; higher, since augmentation
             adds some noise to a line. Where there are fewer than `ENOUGH` embeddings or
-            dimensions, a low rank is no sign.
+            dimensions, a low rank is not a sign.
         every: Steps between looks at the loss; each look waits for the device.
 
     Raises:

@@ -82,7 +82,7 @@ def grid(
         presets: Those there are; methods that vary get their own among them.
 
     Raises:
-        TaskError: A setting is no such list, repeats a value, or is given twice.
+        TaskError: A setting is not a list of this kind, repeats a value, or is given twice.
     """
     choices: dict[str, list[str]] = {}
     for text in varied:

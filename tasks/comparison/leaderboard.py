@@ -169,7 +169,7 @@ def _evidence(group: Sequence[CellResult]) -> _Evidence | None:
             if len(group) == 1:
                 rows.update(enumerate(draws))
             else:
-                # Draws of one seed share its encoder: they are no repetitions of it.
+                # Draws of one seed share its encoder: they are not repetitions of it.
                 rows[result.cell.seed] = draws.mean(axis=0)
     return found
 

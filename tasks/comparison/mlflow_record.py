@@ -29,7 +29,7 @@ _HEADLINES = ("pretrained.accuracy.", "scratch.accuracy.", "gain.")
 def record(
     name: str, root: Path, results: Sequence[CellResult], standings: Sequence[Standing]
 ) -> str:
-    """Tell MLflow of a comparison that has ended.
+    """Record in MLflow a comparison that has ended.
 
     Args:
         name: The comparison's.

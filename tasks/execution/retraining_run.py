@@ -203,7 +203,7 @@ class Retraining:
         return self._verdict is not None
 
     def note(self, line: str) -> None:
-        """Tell the watcher something."""
+        """Say something to the watcher."""
         self._tell(f"note: {line}")
 
     def result(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Runs one stage as `dvc repro --single-item <stage>` does, and tells what came of it.
+"""Runs one stage as `dvc repro --single-item <stage>` does, and says what came of it.
 
 DVC alone decides whether there is anything to compute. The stage's stderr is this process' own
 when that is a terminal (the stage draws its progress bar there); everything else that DVC and the
@@ -69,7 +69,7 @@ def run_stage(
         stage: A stage of dvc.yaml.
         root: The checkout to run in.
         on_line: Called with every line that DVC and the stage print (not with the progress bar).
-        on_wait: Told who computes the very same at the moment, if somebody does: it waits for him.
+        on_wait: Called with the process that computes the same now; this one waits for it.
         force: Compute, whatever is there or in DVC's run-cache.
 
     Raises:

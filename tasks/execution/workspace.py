@@ -34,7 +34,7 @@ class BusyError(TaskError):
 
 @contextmanager
 def locked(root: Path | str, wait: bool = False, what: str = "run") -> Iterator[Path]:
-    """Hold the checkout: nobody else runs in it meanwhile.
+    """Hold the checkout: no other run starts in it meanwhile.
 
     The kernel frees the lock when the holder dies, so there is nothing to clean up by hand.
 

@@ -254,7 +254,7 @@ def _drift(
 
 
 def _unknown_to(root: Path, listing: Listing, commit: str) -> set[str] | None:
-    """Items that a past run did not read as they are now; None if nobody knows."""
+    """Items that a past run did not read as they are now; None if that is unknown."""
     try:
         before = _items_of(root, raw_data_of(root, commit))
     except TaskError as problem:

@@ -214,7 +214,7 @@ def new_images(
 ) -> tuple[np.ndarray, int]:
     """At most so many images of a source that the store does not hold, as it would hold them.
 
-    Those of a test set that the source brings are left out: they are no training images.
+    Those of a test set that the source brings are left out: they are not training images.
 
     Returns:
         uint8 (n, H, W, C), and how many more could not be read.

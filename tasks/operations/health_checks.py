@@ -43,7 +43,7 @@ def check_all(root: str | Path) -> list[Check]:
     checks: dict[str, Check] = {}
     for name, look in looks.items():
         check = _explained(name, look, root)
-        # What stops several looks is told once.
+        # What stops several looks is reported once.
         checks.setdefault(name if check.well else check.found, check)
     return list(checks.values())
 

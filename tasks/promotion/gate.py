@@ -87,14 +87,14 @@ def judge(root: str | Path, version: str, tracking_uri: str | None = None) -> Ve
         if verdict.promoted:
             who = f"gate, run by {transitions.person(root)}"
             why = "; ".join(verdict.reasons)
-            # The tags with the move: what bears them counts as judged, and is not looked at again
+            # The tags with the move: a version with them counts as judged, and is not judged again
             # by `instar sync`.
             wanted = Move(
                 name, version, "champion", who, why, evidence_of(verdict), tags=tags_of(verdict)
             )
             transitions.move(wanted, root, tracking_uri, over=held)
         else:
-            # Broken off amid the tags, it must not be read with the outcome of before.
+            # Broken off between the tags, it must not be read with the outcome of before.
             set_tags(client, name, version, {registry_tags.GATE: ""})
             set_tags(client, name, version, tags_of(verdict))
     return verdict
@@ -151,7 +151,7 @@ def _same_model(challenger: ModelVersion, champion: ModelVersion) -> str | None:
     version, against = str(challenger.version), str(champion.version)
     if version == against:
         return f"version {version} is the champion already"
-    # A version that was registered by hand has no weights' hash, and is nobody's twin.
+    # A version that was registered by hand has no weights' hash, and equals no other version.
     if champion.tags.get("weights") != challenger.tags.get("weights", "none"):
         return None
     same = f"version {version} has the very weights of the champion, version {against}"

@@ -65,7 +65,7 @@ def history(root: str | Path, name: str, at: str | None = None) -> dict[str, Any
             any time of that day.
 
     Raises:
-        TaskError: The log knows no such model or cannot be believed, or `at` is no date.
+        TaskError: The log knows no such model or cannot be believed, or `at` is not a date.
     """
     lines = [line for line in promotion_log.promotions(root) if line["name"] == name]
     if not lines:

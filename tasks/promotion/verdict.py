@@ -118,5 +118,5 @@ def tags_of(verdict: Verdict) -> dict[str, str]:
     for part in _PARTS:
         value = getattr(verdict.gain, part, None)
         tags[f"gate_gain_{part}"] = "" if value is None else f"{value:.6f}"
-    # The last: what bears it counts as judged.
+    # The last: a version with it counts as judged.
     return {**tags, registry_tags.GATE: verdict.outcome}

@@ -46,7 +46,7 @@ def place_of(client: MlflowClient, name: str, version: str) -> Place:
 def settle(client: MlflowClient, name: str) -> None:
     """Brings second aliases and MLflow's stages in step with the aliases that are the truth.
 
-    Also mends what a move left that broke off.
+    Also fixes what a move left that broke off.
     """
     for write in _outstanding(client, name):
         write()

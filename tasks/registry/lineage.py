@@ -30,7 +30,7 @@ _COUNTS = ("train", "unlabelled", "test", "duplicates", "quarantined")
 def ancestry(
     reference: str, root: str | Path = ".", tracking_uri: str | None = None
 ) -> dict[str, Any]:
-    """The whole lineage of a version, as plain JSON; what nobody recorded is None.
+    """The whole lineage of a version, as plain JSON; what was not recorded is None.
 
     Args:
         reference: `NAME@3` or `NAME@production`; see `model_versions.find_version`.

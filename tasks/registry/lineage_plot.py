@@ -45,7 +45,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
 
     Args:
         found: See `lineage.ancestry`.
-        path: Where to; its ending tells the format.
+        path: Where to; its suffix gives the format.
 
     Raises:
         TaskError: The ending is neither .png nor .svg, or there is no such folder.

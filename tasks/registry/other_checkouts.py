@@ -105,5 +105,5 @@ def _checkout(root: str | Path) -> str:
 
 
 def mark_of(root: str | Path) -> Path:
-    """Tells that this checkout may have left its mark on the server, for which model."""
+    """Reports that this checkout may have left its mark on the server, for which model."""
     return promotion_log.home(root).with_name("moving")

@@ -1,4 +1,4 @@
-"""Git's copy of the promotion log: a chain of commits of its own, whose newest bears a tag.
+"""Git's copy of the promotion log: a chain of commits of its own, whose newest has a tag.
 
 The tag carries the copy to other clones: a new one for every state, `<number of lines>-<commit>`,
 so that `git push --tags` never moves one that the other side has, be it of another checkout's log.

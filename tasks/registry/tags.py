@@ -13,7 +13,7 @@ from tasks.versioning.git import require_git
 WEIGHTS = Path("artifacts/finetune/classifiers/pretrained-0.safetensors")
 MANIFEST = Path("artifacts/prepare/store/manifest.json")
 LEARNERS = Path("artifacts/finetune/learners.json")
-# Of artifacts from before learners.json told it.
+# Of artifacts from before learners.json recorded it.
 NOT_RECORDED = "not recorded"
 EVALUATE = Path("artifacts/evaluate")
 # Where the evaluation of a registered run lies among the artifacts of its MLflow run.
@@ -30,7 +30,7 @@ def lineage_tags(root: str | Path = ".", commit: str | None = None) -> dict[str,
         commit: The commit that holds the run (`snapshot_commit`'s answer); HEAD if None.
 
     Raises:
-        TaskError: A file of the lineage is missing, or this is no git repository.
+        TaskError: A file of the lineage is missing, or this is not a git repository.
     """
     root = Path(root)
     params = read_yaml(root / "params.yaml")

@@ -23,7 +23,7 @@ def write_rows(path: Path, rows: Mapping[str, Tensor]) -> None:
 
 
 def read_rows(path: Path) -> dict[str, NDArray[np.uint8]]:
-    """Read rows of pictures, uint8 (N, H, W, C) by their captions; none where there is no file."""
+    """Read rows of pictures, uint8 (N, H, W, C) by their captions; none if the file is missing."""
     if not path.is_file():
         return {}
     with np.load(path, allow_pickle=False) as file:

@@ -71,7 +71,7 @@ def _remote(root: Path) -> dict[str, str]:
         )
     prefix = f"remote.{remote[0]}."
     chosen = {name: value for name, value in settings.items() if name.startswith(prefix)}
-    # DVC takes a damaged object for the whole one unless told to look.
+    # DVC takes a damaged object for the whole one unless asked to look.
     return {"core.remote": remote[0], **chosen, f"{prefix}verify": "true"}
 
 

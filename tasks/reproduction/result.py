@@ -99,7 +99,7 @@ def close_to(before: float, now: float, tolerance: float) -> bool:
 
 
 def record_on_version(done: Reproduction, uri: str) -> Reproduction:
-    """Writes it on the version; what took hours is told even if MLflow is away by now."""
+    """Writes it on the version; what took hours is reported even if MLflow is away by now."""
     try:
         with explained(uri) as client:
             for name, value in _tags(done).items():

@@ -45,7 +45,7 @@ class Prediction:
         resumed: Those that a run before had done.
         unreadable: Rows with a reason and without a label.
         reasons: Kinds of those reasons and how often each occurs.
-        passed_over: Files that are no images, by what they are; they have no row.
+        passed_over: Files that are not images, by what they are; they have no row.
     """
 
     model: str
@@ -84,7 +84,7 @@ def predict(
         output: The file, .parquet or .csv; replaced at the very end.
         batch_size: Images in memory at once.
         probabilities: Whether to add a column for each class.
-        progress: Told what is being done, how many images are done and of how many.
+        progress: Called with what is being done, how many images are done and of how many.
 
     Raises:
         DataError: The place cannot be read or has no image.

@@ -36,7 +36,7 @@ def as_images(
         dark: Whether the model learned from images of values 0 and 1.
 
     Raises:
-        DataError: It is no image, or may be read in two ways; both are named.
+        DataError: It is not an image, or may be read in two ways; both are named.
     """
     import numpy as np
     import pandas as pd
@@ -222,7 +222,7 @@ def _readings(shape: tuple[int, ...], size: int, channels: int) -> list[tuple[st
 
 
 def _nearest(shape: tuple[int, ...]) -> str:
-    """What an array that is no images may have been meant to be."""
+    """What an array that is not images may have been meant to be."""
     if len(shape) == 4 and shape[1] in CHANNELS:
         return "put the channels last with np.moveaxis(images, 1, -1)"
     if len(shape) == 2:

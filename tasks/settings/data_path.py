@@ -1,4 +1,4 @@
-"""Whether what the settings name is there: asked before a run starts, not amid it."""
+"""Whether what the settings name is there: asked before a run starts, not during it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def require_presence(params: Params, root: Path) -> None:
 
     Raises:
         TaskError: There is nothing at `data.path`, and no `.dvc` file that would bring it.
-        ModelError: No such encoder; the nearest names are told.
+        ModelError: No such encoder; the message has the nearest names.
     """
     _require_data(params.data, root)
     if params.pretrain.encoder.name != "resnet_tiny":
@@ -61,12 +61,12 @@ def _require_data(data: DataParams, root: Path) -> None:
 def require_hashable(path: Path) -> None:
     """Refuse raw data that DVC cannot hash.
 
-    DVC waits for ever on a pipe, and ends at a link to nothing, at a name that is no UTF-8 and at
+    DVC waits for ever on a pipe, and ends at a link to nothing, at a name that is not UTF-8 and at
     what it may not read. `prepare` itself would only quarantine them; and so it would every file
     that DVC has checked out as a link into its cache.
 
     Raises:
-        TaskError: Names the first of them in the folder `path`, or `path` if it is no file itself.
+        TaskError: Names the first of them in the folder `path`, or `path` itself.
     """
     folders = [str(path)] if path.is_dir() else []
     if not folders and path.exists():

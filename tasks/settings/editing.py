@@ -37,7 +37,7 @@ def change_settings(
     Raises:
         TaskError: The preset or an assignment is not right, or names data that are not there;
             params.yaml is as it was.
-        ModelError: So with an encoder that nobody knows.
+        ModelError: So with an encoder that is unknown.
     """
     path = root / "params.yaml"
     before = read_yaml(path)
@@ -55,7 +55,7 @@ def require_valid(root: Path, assignments: Iterable[str]) -> None:
 
     Raises:
         TaskError: As `change_settings` does.
-        ModelError: So with an encoder that nobody knows.
+        ModelError: So with an encoder that is unknown.
     """
     _edited(root, assignments, ())
 

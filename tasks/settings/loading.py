@@ -1,4 +1,4 @@
-"""Reading and validating params.yaml; every problem is told with its remedy."""
+"""Reading and validating params.yaml; every problem is reported with its remedy."""
 
 from __future__ import annotations
 

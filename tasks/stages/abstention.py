@@ -75,7 +75,7 @@ def plan_refits(served: Fit, store: PackedStore) -> list[Refit]:
 def find_abstention(
     served: Fit, refits: Iterable[Refit], store: PackedStore, target: float
 ) -> dict[str, Any]:
-    """Below which confidence the served model abstains, as learners.json tells it.
+    """Below which confidence the served model abstains, as learners.json says.
 
     Returns:
         `target`; `judged`, how many labels the refits were judged on; `coverage`, the share of

@@ -79,7 +79,7 @@ class Stage:
             self.journal.progress(what, done, total)
 
     def note(self, message: str) -> None:
-        """Tells a line that belongs on the screen and into the journal."""
+        """Reports a line that belongs on the screen and into the journal."""
         print(f"{self.name}: {message}", file=sys.stderr, flush=True)
         self.journal.note(message)
 
@@ -88,7 +88,7 @@ class Stage:
         (self.out / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
     def write_csv(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Writes one of the stage's outputs as a table; what is no number, or lacks, stays empty.
+        """Writes one of the stage's outputs as a table; what is not a number is left empty.
 
         Not by pandas, whose import would cost more than the table.
         """
@@ -204,7 +204,7 @@ def peak_memory_mb() -> float:
 
 
 def _group(params: Params, name: str) -> Mapping[str, Any]:
-    """The stage's own settings: the group that bears its name ('prepare' reads 'data')."""
+    """The stage's own settings: the group of its name ('prepare' reads 'data')."""
     whole: dict[str, Any] = params.model_dump(mode="json", by_alias=True)
     group: dict[str, Any] = whole["data" if name == "prepare" else name]
     return group

@@ -55,7 +55,7 @@ def evaluate(
         artifacts: Folder with the outputs of prepare, pretrain and finetune.
         out: An existing folder for metrics.json, scores.json, predictions.parquet, plots/ and the
             report.
-        progress: Told what is being done, how much is done and of how much.
+        progress: Called with what is being done, how much is done and of how much.
 
     Returns:
         The content of metrics.json.

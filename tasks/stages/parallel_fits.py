@@ -105,8 +105,8 @@ def fit_all(
     Args:
         fits: What is to be learned.
         workers: How many side by side.
-        watch: Told twice a second how far they are.
-        note: Told how many a former run has kept, and of damaged records.
+        watch: Called twice a second with how far they are.
+        note: Called with how many a former run has kept, and of damaged records.
 
     Raises:
         TaskError: A worker was killed.

@@ -11,7 +11,7 @@ from tasks.stages.context import Stage, stage
 def prepare(run: Stage) -> None:
     """Packs `data.path` into `artifacts/prepare/store`, the test labels apart from it.
 
-    If too much is quarantined, the table of it is no output: of a failed stage DVC keeps none.
+    If too much is quarantined, the table of it is not an output: of a failed stage DVC keeps none.
     """
     table = STATE / "quarantine" / f"{run.key}.csv"
     summary = pack(run.params.data, run.out, run.progress, table)

@@ -120,7 +120,7 @@ def view_policies(params: PretrainParams) -> list[AugmentationParams]:
 
 
 def _described(params: PretrainParams) -> dict[str, Any]:
-    """The encoder, and how it was trained, for whoever does not read this stage's settings."""
+    """The encoder, and how it was trained, for code that does not read this stage's settings."""
     learned = {"seed", "method", "augmentation", "epochs", "batch_size", "optimizer"}
     return {
         "encoder": params.encoder.model_dump(mode="json"),

@@ -65,7 +65,7 @@ class StageProgress:
             self._bar.stop()
 
     def update(self, what: str, done: int, total: int | None, shown: str = "") -> None:
-        """Tells that `done` of `total` (None: unknown) is reached in the work named `what`."""
+        """Reports that `done` of `total` (None: unknown) is reached in the work named `what`."""
         if self._bar is not None:
             assert self._task is not None
             if total is None and not shown:

@@ -68,7 +68,7 @@ def kept(path: Path, note: Callable[[str], None]) -> Iterator[Path]:
 
     Args:
         path: Its name may be a pattern: `epoch-*.ckpt`.
-        note: Told of each damaged file.
+        note: Called with each damaged file.
     """
     found = sorted(path.parent.glob(f"{path.stem}.{'?' * _CHECKSUM_DIGITS}{path.suffix}"))
     for file in reversed(found):

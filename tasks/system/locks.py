@@ -38,7 +38,7 @@ def held(
         path: The file.
         what: What this process does, told to those who find the lock taken.
         wait: Wait for the holder instead of refusing.
-        on_wait: Told who the holder is, before a wait; if None, stderr is, after a moment.
+        on_wait: Called with who the holder is, before a wait; if None, stderr is, after a moment.
 
     Raises:
         HeldError: Another process holds it and `wait` is false.

@@ -51,7 +51,7 @@ def _dvc() -> int | None:
 
 
 def _start(pid: int | None) -> str | None:
-    """When the process started (its number may be used again); None if it is no more."""
+    """When the process started (its number may be used again); None if it no longer exists."""
     fields = _stat(pid) if pid is not None else []
     # A zombie has ended: its parent has just not asked yet.
     return None if not fields or fields[0] in "ZX" else fields[19]

@@ -47,8 +47,8 @@ def close_terminal(status: Any) -> Any:
     """Bring out all that was printed.
 
     Returns:
-        The exit status: 1 where it was 0 and the output could not be written, which is then told.
-        A reader that had enough (`| head`) is no problem.
+        The exit status: 1 where it was 0 and the output could not be written; that is reported.
+        A reader that had enough (`| head`) is not a problem.
     """
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:

@@ -39,7 +39,7 @@ def numbers(tree: Any) -> dict[str, float]:
 def metric_name(name: str) -> str:
     """Class names may hold anything ('café (new)', 'and/or/'); metric names may not."""
     name = re.sub(r"[^\w\-. :/]", "_", name)[:250]
-    # MLflow shows a/b as group a, but takes no name that is no plain relative path.
+    # MLflow shows a/b as group a, but takes no name that is not a plain relative path.
     plain = posixpath.normpath(name) == name and not name.startswith(("/", ".."))
     return name if plain else name.replace("/", "_")
 

@@ -19,7 +19,7 @@ def find_version(client: MlflowClient, reference: str) -> ModelVersion:
         reference: `NAME@VERSION`, where VERSION is a number or an alias, in whatever case.
 
     Raises:
-        TaskError: There is none; what there is instead is told.
+        TaskError: There is none; the message lists what there is.
         MlflowException: MLflow's trouble; see `client.explained`.
     """
     from mlflow.exceptions import MlflowException

@@ -78,7 +78,7 @@ class Publisher:
         self._thread.start()
 
     def stage(self, name: str, key: str, status: Status) -> None:
-        """Tells that a stage starts ('running') or how it ended.
+        """Reports that a stage starts ('running') or how it ended.
 
         The files of an ended stage are set aside at once (by hard link), so that a later run may
         overwrite them before MLflow has them.

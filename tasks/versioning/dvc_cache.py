@@ -14,7 +14,7 @@ def cache_folder(root: str | Path) -> Path:
     """The cache of a checkout, shared or its own.
 
     Raises:
-        TaskError: `root` is no DVC project.
+        TaskError: `root` is not a DVC project.
     """
     return Path(dvc_settings(root).get("cache.dir") or Path(root) / ".dvc" / "cache")
 

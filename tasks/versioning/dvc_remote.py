@@ -39,7 +39,7 @@ def dvc_settings(root: Path | str) -> dict[str, str]:
     """DVC's merged configuration, `section.key` to value; local paths are absolute.
 
     Raises:
-        TaskError: `root` is no DVC project, or its configuration is not valid.
+        TaskError: `root` is not a DVC project, or its configuration is not valid.
     """
     answer = run_dvc(["config", "--list"], root)
     if answer.returncode != 0:
@@ -84,7 +84,7 @@ def fetch(root: Path | str) -> str:
     if not urlsplit(remote[1]).scheme and not _holds_files(Path(remote[1])):
         return "the DVC remote is still empty"
     if f"remote.{remote[0]}.verify" not in settings:
-        # DVC takes a truncated object for the whole one unless told to look.
+        # DVC takes a truncated object for the whole one unless asked to look.
         run_dvc(["config", "--local", f"remote.{remote[0]}.verify", "true"], root)
     answer = run_dvc(["fetch", "--run-cache"], root)
     if answer.returncode == 0:

@@ -1,4 +1,4 @@
-"""DVC's note of who reads and writes what (`.dvc/tmp/rwlock`): who is in it, and mending it.
+"""DVC's note of who reads and writes what (`.dvc/tmp/rwlock`): who is in it, and repairing it.
 
 DVC strikes out dead processes itself, with two exceptions. A process number that somebody else has
 got since counts as alive; and a note that is cut short, as its writer was killed or the disk was
@@ -30,7 +30,7 @@ def dvc_holders(root: Path | str) -> list[str]:
 
 
 def forget_the_dead(root: Path | str) -> None:
-    """Strike out of the note what is no DVC command any more; remove a note cut short."""
+    """Strike out of the note what is not a DVC command any more; remove a note cut short."""
     path = _note(root)
     if not path.exists():
         return

@@ -24,7 +24,7 @@ def require_vit(encoder: Encoder, method: str) -> Any:
         method: Name of the method that asks, for the message.
 
     Raises:
-        ModelError: It is no plain ViT, is pooled by more than its tokens, or cuts its images into
+        ModelError: It is not a plain ViT, is pooled by more than its tokens, or cuts images into
             too few patches.
     """
     plain = getattr(encoder.network, "resamples_positions", False)

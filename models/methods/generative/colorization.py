@@ -62,7 +62,7 @@ class Colorization(Method):
         self.register_buffer("frequency", torch.full((self.bins**2,), self.bins**-2))
 
     def training_step(self, batch: dict) -> StepOutput:
-        """Tell the class of each place's colour."""
+        """Predict the class of each place's colour."""
         x = one_view(batch)
         colours = self.classes(x)
         scores = self.scores(x)

@@ -61,7 +61,7 @@ class InpaintingParams(MethodSettings):
 
 
 class ColorizationParams(MethodSettings):
-    """Colorization (Zhang et al. 2016): tells the colours of an image in grey."""
+    """Colorization (Zhang et al. 2016): predicts the colours of an image in grey."""
 
     views: ClassVar[int] = 1
     takes_channels: ClassVar[int | None] = 3

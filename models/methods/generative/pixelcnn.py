@@ -7,7 +7,7 @@ L = -log p(x|h). What nearby pixels tell needs no h, so h is left to say what th
 
 Gates (equation 4) y = tanh(W_f * x + V_f h) * sigmoid(W_g * x + V_g h); a vertical stack sees the
 rows above, a horizontal one what is left of the pixel and, from the vertical one, all above: no
-blind spot (section 2.2, figure 2). Of some images, `alone`, the decoder is told nothing, h = 0, so
+blind spot (section 2.2, figure 2). Of some images, `alone`, the decoder gets no code, h = 0, so
 that it is a model of images on its own too. Channels follow each other within a pixel; here the
 last layer alone sees the channels before, the paper masks every layer by groups.
 
@@ -164,7 +164,7 @@ class GatedLayer(nn.Module):
         self.given = nn.Linear(code, 4 * width, bias=False)
 
     def down(self, vertical: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
-        """One step of the vertical stack: its state, and what the horizontal one is told."""
+        """One step of the vertical stack: its state, and what the horizontal one gets."""
         reach = self.reach
         padded = F.pad(vertical, (reach, reach, reach, 0))
         seen = self.rows(padded)[:, :, : vertical.shape[2]]

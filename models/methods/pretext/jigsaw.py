@@ -57,7 +57,7 @@ class Jigsaw(Method):
         self.only_size = only_size(encoder)
 
     def training_step(self, batch: dict) -> StepOutput:
-        """Tell by which permutation the tiles of each image were shuffled."""
+        """Predict by which permutation the tiles of each image were shuffled."""
         tiles, labels = self._shuffled(one_view(batch))
         logits = self._solve(tiles)
         accuracy = (logits.argmax(1) == labels).float().mean()

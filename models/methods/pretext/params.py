@@ -8,7 +8,7 @@ from models.methods.settings import MethodSettings
 
 
 class RotationParams(MethodSettings):
-    """Rotation (Gidaris et al. 2018): tells by which right angle an image was turned."""
+    """Rotation (Gidaris et al. 2018): predicts by which right angle an image was turned."""
 
     views: ClassVar[int] = 1
 
@@ -16,7 +16,7 @@ class RotationParams(MethodSettings):
 
 
 class JigsawParams(MethodSettings):
-    """Jigsaw (Noroozi and Favaro 2016): tells how the tiles of an image were shuffled."""
+    """Jigsaw (Noroozi and Favaro 2016): predicts how the tiles of an image were shuffled."""
 
     views: ClassVar[int] = 1
 
@@ -27,7 +27,7 @@ class JigsawParams(MethodSettings):
 
 
 class RelativePositionParams(MethodSettings):
-    """Relative position (Doersch et al. 2015): tells where one patch lies from another."""
+    """Relative position (Doersch et al. 2015): predicts where one patch lies from another."""
 
     views: ClassVar[int] = 1
 

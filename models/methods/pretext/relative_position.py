@@ -1,7 +1,7 @@
 """Relative position: Unsupervised Visual Representation Learning by Context Prediction.
 
 Doersch, Gupta, Efros 2015, https://arxiv.org/abs/1505.05192. Of an image's 3 x 3 patches the
-network sees the middle one and one of its eight neighbours, and tells which neighbour it is. f
+network sees the middle one and one of its eight neighbours, and predicts which neighbour it is. f
 sees each patch alone; only the layers after the concatenation see both (figure 3).
 
 Shortcuts (section 3.1), and what closes each:
@@ -47,7 +47,7 @@ class RelativePosition(Method):
         self.only_size = only_size(encoder)
 
     def training_step(self, batch: dict) -> StepOutput:
-        """Tell where one neighbour of each image's middle lies."""
+        """Predict where one neighbour of each image's middle lies."""
         patches, labels = pairs(one_view(batch))
         patches = drop_colours(standardise(patches))
         side = self.only_size or (SMALLEST if patches.shape[-1] < SMALLEST else None)

@@ -1,7 +1,7 @@
 """RotNet: Unsupervised Representation Learning by Predicting Image Rotations.
 
 Gidaris, Singh, Komodakis 2018, https://arxiv.org/abs/1803.07728. Each image is turned by 0, 90,
-180 and 270 degrees, and a linear classifier on f tells by how much: cross-entropy over the four
+180 and 270 degrees, and a linear classifier on f predicts by how much: cross-entropy over the four
 turns (equations 2 and 3). To know which way is up one must know what is to be seen.
 
 As in the paper all four turns of an image are in one batch, which it found better than one turn
@@ -35,7 +35,7 @@ class Rotation(Method):
         self.classifier = nn.Linear(encoder.features_dim, 4)
 
     def training_step(self, batch: dict) -> StepOutput:
-        """Tell all four turns of each image."""
+        """Predict all four turns of each image."""
         x = one_view(batch)
         turned = torch.cat([x.rot90(turns, (2, 3)) for turns in range(4)])
         turns = torch.arange(4, device=x.device).repeat_interleave(len(x))
